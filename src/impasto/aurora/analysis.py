@@ -1,0 +1,76 @@
+"""Numbers about a generator that need no weights: parameters in total and activated, operations, memory."""
+
+from dataclasses import dataclass
+
+import torch
+
+from impasto.aurora.config import AuroraConfig
+from impasto.aurora.generator import Generator
+from impasto.nn.moe import Experts
+from impasto.runtime.estimate import cost_of, parameter_bytes
+
+PROMPT_TOKENS = 77  # CLIP's context; a sentence encoder's is shorter
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Parameters, and the cost of generating or training with a batch of one in fp32.
+
+    `activated` counts one expert per MoE layer: what touches the path of one feature point. `flops` are per
+    image (a multiply-add counts two). Memory in bytes: weights plus the peak of live activations; training
+    memory is weights, gradients, two Adam moments and an average of the weights, plus activations and their
+    gradients. The discriminator is not in it.
+    """
+
+    parameters: int
+    activated: int
+    by_part: dict[str, int]
+    flops: int
+    inference_bytes: int
+    training_bytes: int
+    training_activation_bytes: int
+
+
+def measure(config: AuroraConfig) -> ModelSize:
+    """Build the generator on the meta device and account for it; allocates nothing."""
+    with torch.device("meta"):
+        generator = Generator(config.generator)
+        z = torch.empty(1, config.generator.z_dim)
+        tokens = torch.empty(1, PROMPT_TOKENS, config.generator.text_head.input_dim)
+        eot = torch.zeros(1, dtype=torch.long)
+    total = sum(p.numel() for p in generator.parameters())
+    idle = 0
+    for module in generator.modules():
+        if isinstance(module, Experts):
+            owned = sum(p.numel() for p in module.parameters())
+            idle += owned - owned // module.count
+
+    def training_loss() -> torch.Tensor:
+        output = generator(z, tokens, eot)
+        return output.image.mean() + output.moe_loss
+
+    weights = parameter_bytes(generator)
+    training = cost_of(training_loss, backward=True)
+    generator.requires_grad_(False)
+    inference = cost_of(lambda: generator(z, tokens, eot))
+    # `training.peak_bytes` holds the gradients of the parameters; moments and average come on top.
+    return ModelSize(
+        parameters=total,
+        activated=total - idle,
+        by_part=_by_part(generator),
+        flops=inference.flops,
+        inference_bytes=weights + inference.peak_bytes,
+        training_bytes=weights * 4 + training.peak_bytes,
+        training_activation_bytes=max(training.peak_bytes - weights, 0),
+    )
+
+
+def _by_part(generator: Generator) -> dict[str, int]:
+    def count(module: torch.nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    parts = {"text head": count(generator.text_head), "mapping": count(generator.mapping)}
+    for level in generator.levels:
+        parts[f"level {level.resolution}"] = count(level)
+    parts["experts (all levels)"] = sum(count(m) for m in generator.modules() if isinstance(m, Experts))
+    return parts

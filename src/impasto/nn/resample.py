@@ -1,0 +1,29 @@
+"""Resampling with the FIR filter [1, 3, 3, 1] (StyleGAN2). Near bilinear inside; zeros beyond the border, so
+edges darken where `torch.nn.functional.interpolate` would repeat them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
+
+
+def fir_kernel(like: Tensor | None = None) -> Tensor:
+    """The 4x4 filter with sum one, as the published checkpoints store it."""
+    options = {} if like is None else {"dtype": like.dtype, "device": like.device}
+    taps = torch.tensor(FIR_TAPS, **options)
+    return torch.outer(taps, taps) / 64
+
+
+def upsample_fir(x: Tensor) -> Tensor:
+    """Insert zeros, filter, gain 4: [B, C, H, W] -> [B, C, 2H, 2W]."""
+    channels = x.shape[1]
+    kernel = (fir_kernel(x) * 4).expand(channels, 1, 4, 4)
+    return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=channels)
+
+
+def filter_after_transposed_convolution(x: Tensor) -> Tensor:
+    """Smooth the output of a stride-2 transposed 3x3 convolution, gain 4: side 2H + 1 -> 2H."""
+    channels = x.shape[1]
+    kernel = (fir_kernel(x) * 4).expand(channels, 1, 4, 4)
+    return F.conv2d(x, kernel, padding=1, groups=channels)

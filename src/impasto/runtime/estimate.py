@@ -1,0 +1,67 @@
+"""Size and cost of a model before any of it is allocated: modules on the meta device, tensors without data."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one call: floating point operations (a multiply-add counts two) and the peak of live tensors in
+    bytes, parameters excluded."""
+
+    flops: int
+    peak_bytes: int
+
+
+class _PeakMemory(TorchDispatchMode):
+    """Adds up the storages alive while it is active. Works on the meta device, where nothing is allocated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._track(leaf.untyped_storage())
+        return result
+
+    def _track(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        size = storage.nbytes()
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.alive -= size
+
+
+def cost_of(call: Callable[[], Any], *, backward: bool = False) -> Cost:
+    """Cost of `call`, which should run a meta-device module; with `backward`, also of the gradients of the
+    scalar it returns."""
+    flop_counter, memory = FlopCounterMode(display=False), _PeakMemory()
+    with torch.set_grad_enabled(backward), flop_counter, memory:
+        result = call()
+        if backward:
+            result.backward()
+    return Cost(flop_counter.get_total_flops(), memory.peak)
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of parameters and buffers at their present types."""
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
