@@ -101,7 +101,7 @@ def convert(value: Any, annotation: Any, path: str) -> Any:
         return tuple(convert(_parse(i) if isinstance(i, str) else i, inner, path) for i in items)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={value!r} should be a table such as {{\"8\": 4}}")
+            raise ConfigError(f'{path}={value!r} should be a table such as {{"8": 4}}')
         key_kind, value_kind = typing.get_args(annotation)
         return {_convert_key(k, key_kind, path): convert(v, value_kind, path) for k, v in value.items()}
     if dataclasses.is_dataclass(annotation):

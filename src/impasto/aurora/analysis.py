@@ -19,7 +19,8 @@ class ModelSize:
     `activated` counts one expert per MoE layer: what touches the path of one feature point. `flops` are per
     image (a multiply-add counts two). Memory in bytes: weights plus the peak of live activations; training
     memory is weights, gradients, two Adam moments and an average of the weights, plus activations and their
-    gradients. The discriminator is not in it.
+    gradients. `training_activation_bytes` is what one more image keeps for the backward pass (a little too
+    much: rescaled weights are in it once). The discriminator is not in it.
     """
 
     parameters: int
@@ -61,7 +62,7 @@ def measure(config: AuroraConfig) -> ModelSize:
         flops=inference.flops,
         inference_bytes=weights + inference.peak_bytes,
         training_bytes=weights * 4 + training.peak_bytes,
-        training_activation_bytes=max(training.peak_bytes - weights, 0),
+        training_activation_bytes=training.kept_bytes,
     )
 
 

@@ -1,6 +1,8 @@
 """The unit generative block of Aurora (paper section 3.2): a convolution block, then an attention block whose
 feed-forward layers are mixtures of experts."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +10,7 @@ from impasto.aurora.config import GeneratorConfig, at_level
 from impasto.aurora.text_head import logit_scale
 from impasto.nn.attention import attend, merge_heads, split_heads
 from impasto.nn.fourier import ConstantInput, FourierInput
+from impasto.nn.modules import module_list
 from impasto.nn.moe import FeedForward, Routing, SparseFeedForward
 from impasto.nn.resample import upsample_fir
 from impasto.nn.style import Dense, ModulatedConvolution, ModulatedLinear
@@ -46,7 +49,7 @@ class InputBlock(nn.Module):
         super().__init__()
         resolution = config.initial_resolution
         channels = config.channels(resolution // 2)
-        self.input: nn.Module
+        self.input: FourierInput | ConstantInput
         if config.convolution.input == "fourier":
             self.input = FourierInput(channels, resolution, config.w_dim)
         else:
@@ -156,7 +159,8 @@ class AttentionLayer(nn.Module):
         attention, moe = config.attention, config.moe
         self.norm_self = nn.LayerNorm(width) if attention.pre_norm else nn.Identity()
         self.self_attention = SelfAttention(config, resolution, width, head_dim)
-        self.cross_attention = self.style_token = None
+        self.cross_attention: CrossAttention | None = None
+        self.style_token: Dense | None = None
         self.reads_text = attention.text_tokens != "none"
         if self.reads_text or attention.style_token:
             self.norm_cross = nn.LayerNorm(width) if attention.pre_norm else nn.Identity()
@@ -192,7 +196,7 @@ class AttentionLayer(nn.Module):
         x = x + self.self_attention(self.norm_self(x), w)
         if self.cross_attention is not None:
             if self.style_token is not None:
-                context, mask = self._with_style_token(w, context, mask)
+                context, mask = self._append(self.style_token(w)[:, None], context, mask)
             x = x + self.cross_attention(self.norm_cross(x), context, mask)
         if isinstance(self.feed_forward, SparseFeedForward):
             y, routing = self.feed_forward(self.norm_feed_forward(x), w)
@@ -201,11 +205,8 @@ class AttentionLayer(nn.Module):
             x = x + self.feed_forward(self.norm_feed_forward(x))
         return x, None
 
-    def _with_style_token(
-        self, w: Tensor, context: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The text tokens, if they are read at all, followed by one made from w."""
-        token = self.style_token(w)[:, None]
+    def _append(self, token: Tensor, context: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The text tokens, if they are read at all, followed by one more that always counts."""
         if not self.reads_text:
             return token, None
         if mask is not None:
@@ -226,22 +227,22 @@ class AttentionBlock(nn.Module):
         width = attention.heads * head_dim
         self.gain, self.skip, self.clamp = attention.gain, attention.skip, config.convolution.clamp
         self.modulated = attention.modulate == "projections"
+        self.project_in: ModulatedLinear | Dense
+        self.project_out: ModulatedLinear | Dense
         if self.modulated:
             kernels = projection_kernels(config, resolution)
-            options = {"kernels": kernels, "equalized": config.equalized}
-            self.project_in: nn.Module = ModulatedLinear(channels, width, config.w_dim, **options)
-            self.project_out: nn.Module = ModulatedLinear(width, channels, config.w_dim, **options)
+            options: dict[str, Any] = {"kernels": kernels, "equalized": config.equalized}
+            self.project_in = ModulatedLinear(channels, width, config.w_dim, **options)
+            self.project_out = ModulatedLinear(width, channels, config.w_dim, **options)
         else:
             self.norm = nn.GroupNorm(32, channels)
             self.project_in = Dense(channels, width, bias=False, equalized=config.equalized)
             self.project_out = Dense(width, channels, bias=False, equalized=config.equalized)
         if attention.zero_output:
-            for parameter in self._output_weights():
+            for parameter in self.project_out.parameters():  # a plain projection: one weight
                 nn.init.zeros_(parameter)
         depth = at_level(attention.depth, resolution)
-        self.layers = nn.ModuleList(
-            AttentionLayer(config, resolution, width, head_dim) for _ in range(depth)
-        )
+        self.layers = module_list(AttentionLayer(config, resolution, width, head_dim) for _ in range(depth))
 
     def forward(
         self, x: Tensor, w: Tensor, context: Tensor, mask: Tensor | None
@@ -258,14 +259,11 @@ class AttentionBlock(nn.Module):
         y = self._project(self.project_out, tokens, w).transpose(1, 2).unflatten(2, (height, width))
         return ((x + y) * self.gain if self.skip else y), routings
 
-    def _project(self, projection: nn.Module, tokens: Tensor, w: Tensor) -> Tensor:
-        y = projection(tokens, w) if self.modulated else projection(tokens)
-        return y if self.clamp is None or self.modulated else y.clamp(-self.clamp, self.clamp)
-
-    def _output_weights(self) -> list[nn.Parameter]:
-        """What decides whether the block outputs zero. A demodulated kernel of zeros would divide by zero, so
-        with modulated projections this must stay empty (`zero_output` needs plain ones)."""
-        return [] if self.modulated else [self.project_out.weight]  # type: ignore[list-item]
+    def _project(self, projection: ModulatedLinear | Dense, tokens: Tensor, w: Tensor) -> Tensor:
+        if isinstance(projection, ModulatedLinear):
+            return projection(tokens, w)
+        y = projection(tokens)
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
 class Unit(nn.Module):
@@ -309,7 +307,7 @@ class Level(nn.Module):
                 in_channels = config.channels(resolution // 2 if upsample else resolution)
                 block = ResidualBlock(config, resolution, in_channels, upsample=upsample)
             units.append(Unit(config, resolution, block))
-        self.units = nn.ModuleList(units)
+        self.units = module_list(units)
         self.to_rgb = ModulatedLinear(
             config.channels(resolution),
             config.image_channels,
@@ -328,4 +326,3 @@ class Level(nn.Module):
 def dense_on_map(dense: Dense, x: Tensor) -> Tensor:
     """A dense layer as a 1x1 convolution: [B, in, H, W] -> [B, out, H, W]."""
     return dense(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
-

@@ -152,8 +152,11 @@ class GeneratorConfig:
 
     def _check_attention(self) -> None:
         attention = self.attention
-        if attention.zero_output and not attention.skip:
-            raise ConfigError("attention.zero_output needs attention.skip: without it the block outputs zero")
+        if attention.zero_output and (not attention.skip or attention.modulate == "projections"):
+            raise ConfigError(
+                "attention.zero_output needs attention.skip and attention.modulate=self_attention: "
+                "otherwise the block would output zeros or divide by them; set it to false"
+            )
         if self.context_dim % attention.heads:
             raise ConfigError(f"context_dim={self.context_dim} does not divide by {attention.heads} heads")
         for resolution in self.resolutions:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from impasto.aurora.blocks import Level
 from impasto.aurora.config import GeneratorConfig
 from impasto.aurora.text_head import Mapping, TextHead
+from impasto.nn.modules import module_list
 from impasto.nn.moe import Routing, balance_loss
 from impasto.nn.precision import at_least_float32
 from impasto.nn.resample import upsample_fir
@@ -45,7 +46,7 @@ class Generator(nn.Module):
         self.config = config
         self.text_head = TextHead(config)
         self.mapping = Mapping(config)
-        self.levels = nn.ModuleList(Level(config, resolution) for resolution in config.resolutions)
+        self.levels = module_list(Level(config, resolution) for resolution in config.resolutions)
         slots = config.style_slots if config.mapping.style_per_layer else 1
         self.register_buffer("w_avg", torch.zeros(slots * config.w_dim))
         # Averages the load over ranks when moe.balance_scope is "global"; a trainer sets it.
@@ -119,6 +120,7 @@ class Generator(nn.Module):
                 x, unit_routing = unit(x, wp[:, slot : slot + unit.slots], local_text, local_mask)
                 slot += unit.slots
                 routing += unit_routing
+            assert x is not None
             if level.resolution in active:
                 rgb = level.to_rgb.on_map(x, wp[:, slot - 1])
                 if self.config.final_tanh:

@@ -1,10 +1,14 @@
 """Learned layers over frozen text features, and the mapping network: text and noise to w."""
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from impasto.aurora.config import AttentionConfig, GeneratorConfig
 from impasto.nn.attention import attend, merge_heads, split_heads
+from impasto.nn.modules import module_list
 from impasto.nn.style import Dense, pixel_norm
 
 
@@ -21,7 +25,7 @@ class TextBlock(nn.Module):
         self.heads, self.gain, self.mode = config.attention.heads, head.gain, head.attention
         self.distance = config.attention.distance
         self.scale = logit_scale(config.attention, width // config.attention.heads)
-        options = {
+        options: dict[str, Any] = {
             "learning_rate_multiplier": head.learning_rate_multiplier,
             "equalized": config.equalized,
         }
@@ -63,7 +67,7 @@ class TextHead(nn.Module):
                 learning_rate_multiplier=head.learning_rate_multiplier,
                 equalized=config.equalized,
             )
-        self.blocks = nn.ModuleList(TextBlock(config) for _ in range(head.layers))
+        self.blocks = module_list(TextBlock(config) for _ in range(head.layers))
         self.keep_eot = config.attention.text_tokens == "all"
 
     def forward(self, tokens: Tensor, eot_index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +97,7 @@ class Mapping(nn.Module):
         self.normalize_inputs = mapping.normalize_inputs
         outputs = config.w_dim * (self.slots if mapping.style_per_layer else 1)
         widths = [config.z_dim + config.context_dim, *[mapping.width] * (mapping.layers - 1), outputs]
-        self.layers = nn.ModuleList(
+        self.layers = module_list(
             Dense(
                 a,
                 b,
@@ -101,7 +105,7 @@ class Mapping(nn.Module):
                 equalized=config.equalized,
                 activation="lrelu",
             )
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            for a, b in pairwise(widths)
         )
 
     def forward(self, z: Tensor, global_text: Tensor) -> Tensor:

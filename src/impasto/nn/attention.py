@@ -27,10 +27,12 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def squared_distance(q: Tensor, k: Tensor) -> Tensor:
-    """[..., S, d], [..., T, d] -> [..., S, T] squared Euclidean distances, by one matmul and two norms."""
-    q_norm = q.square().sum(-1, keepdim=True)
-    k_norm = k.square().sum(-1, keepdim=True)
-    return q_norm + k_norm.transpose(-2, -1) - 2 * (q @ k.transpose(-2, -1))
+    """[..., S, d], [..., T, d] -> [..., S, T] squared Euclidean distances as one matmul:
+    (-2q, |q|^2, 1) . (k, 1, |k|^2). No other tensor of the result's size is made."""
+    q_norm, k_norm = q.square().sum(-1, keepdim=True), k.square().sum(-1, keepdim=True)
+    left = torch.cat((-2 * q, q_norm, torch.ones_like(q_norm)), dim=-1)
+    right = torch.cat((k, torch.ones_like(k_norm), k_norm), dim=-1)
+    return left @ right.transpose(-2, -1)
 
 
 def attend(
@@ -69,9 +71,11 @@ def attend(
 def _attend_euclidean(q: Tensor, k: Tensor, v: Tensor, scale: float, key_mask: Tensor | None) -> Tensor:
     dtype = at_least_float32(q)
     with without_autocast(q):
-        squared = squared_distance(q.to(dtype), k.to(dtype))
-        logits = squared.clamp_min(SQUARED_DISTANCE_FLOOR).sqrt() * -scale
+        # Rebinding one name lets each large map be freed as soon as the next exists.
+        x = squared_distance(q.to(dtype) * scale, k.to(dtype) * scale)
+        x = x.clamp_min(SQUARED_DISTANCE_FLOOR * scale**2)
+        x = x.sqrt()
         if key_mask is not None:
-            logits = logits.masked_fill(~key_mask[:, None, None, :], float("-inf"))
-        weights = logits.softmax(-1)
-    return weights.to(v.dtype) @ v
+            x = x.masked_fill(~key_mask[:, None, None, :], float("inf"))
+        x = F.softmin(x, dim=-1)
+    return x.to(v.dtype) @ v

@@ -28,6 +28,10 @@ class FourierInput(nn.Module):
     user's own transform of the picture plane, identity by default.
     """
 
+    frequencies: Tensor
+    phases: Tensor
+    transform: Tensor
+
     def __init__(self, channels: int, size: int, style_dim: int):
         super().__init__()
         self.size = size

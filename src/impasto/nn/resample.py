@@ -10,8 +10,9 @@ FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 def fir_kernel(like: Tensor | None = None) -> Tensor:
     """The 4x4 filter with sum one, as the published checkpoints store it."""
-    options = {} if like is None else {"dtype": like.dtype, "device": like.device}
-    taps = torch.tensor(FIR_TAPS, **options)
+    taps = torch.tensor(FIR_TAPS)
+    if like is not None:
+        taps = taps.to(like)
     return torch.outer(taps, taps) / 64
 
 

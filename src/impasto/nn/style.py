@@ -109,9 +109,7 @@ class KernelBank(nn.Module):
         self.gain = 1 / math.sqrt(fan_in) if equalized else 1.0  # used only without demodulation
         stored_scale = 1.0 if equalized else 1 / math.sqrt(fan_in)
         self.weight = nn.Parameter(torch.randn(kernels, *shape) * stored_scale)
-        self.choice = (
-            Dense(style_dim, kernels, bias_init=1.0, equalized=equalized) if kernels > 1 else None
-        )
+        self.choice = Dense(style_dim, kernels, bias_init=1.0, equalized=equalized) if kernels > 1 else None
 
     def forward(self, w: Tensor) -> Tensor:
         """w [B, D] -> the shared kernel [*shape] when N = 1, else one kernel per sample [B, *shape]."""

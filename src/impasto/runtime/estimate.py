@@ -1,4 +1,4 @@
-"""Size and cost of a model before any of it is allocated: modules on the meta device, tensors without data."""
+"""Cost of a model before any of it is allocated: modules on the meta device, tensors without data."""
 
 import weakref
 from collections.abc import Callable
@@ -14,22 +14,31 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one call: floating point operations (a multiply-add counts two) and the peak of live tensors in
-    bytes, parameters excluded."""
+    """Of one call: floating point operations (a multiply-add counts two), the peak of live tensors in bytes,
+    parameters and inputs excluded, and what was alive when the call returned (with gradients: what the
+    forward pass keeps for the backward pass)."""
 
     flops: int
     peak_bytes: int
+    kept_bytes: int
 
 
 class _PeakMemory(TorchDispatchMode):
-    """Adds up the storages alive while it is active. Works on the meta device, where nothing is allocated."""
+    """Adds up the storages made, and still alive, while it is active. Works on the meta device, where nothing
+    is allocated. Storages that were there before (parameters, inputs) do not count."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alive = self.peak = 0
-        self._seen: set[int] = set()
+        self._made: set[int] = set()
+        self._given: dict[int, torch.UntypedStorage] = {}  # held, so that their addresses stay theirs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self._made:
+                    self._given.setdefault(storage._cdata, storage)
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -38,16 +47,16 @@ class _PeakMemory(TorchDispatchMode):
 
     def _track(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._seen:
+        if key in self._made or key in self._given:
             return
-        self._seen.add(key)
+        self._made.add(key)
         size = storage.nbytes()
         self.alive += size
         self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._release, key, size)
 
     def _release(self, key: int, size: int) -> None:
-        self._seen.discard(key)
+        self._made.discard(key)
         self.alive -= size
 
 
@@ -57,9 +66,10 @@ def cost_of(call: Callable[[], Any], *, backward: bool = False) -> Cost:
     flop_counter, memory = FlopCounterMode(display=False), _PeakMemory()
     with torch.set_grad_enabled(backward), flop_counter, memory:
         result = call()
+        kept = memory.alive
         if backward:
             result.backward()
-    return Cost(flop_counter.get_total_flops(), memory.peak)
+    return Cost(flop_counter.get_total_flops(), memory.peak, kept)
 
 
 def parameter_bytes(module: nn.Module) -> int:

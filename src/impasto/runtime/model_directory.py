@@ -1,0 +1,80 @@
+"""A model on disk: a folder with config.json, model.safetensors and a README.md (the model card).
+
+Knows no model family: config.json names it, and the caller builds the module.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from impasto.runtime.files import atomic_directory
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FORMAT = 1
+
+
+class ModelDirectoryError(ValueError):
+    """A model directory that cannot be read or written; the message is one line."""
+
+
+def is_model_directory(path: Path) -> bool:
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
+def save_model(
+    path: Path, family: str, config: Mapping[str, Any], state: Mapping[str, Tensor], card: str
+) -> None:
+    """Write a whole model directory atomically. Refuses to replace a folder that is not a model."""
+    path = Path(path)
+    if path.is_dir() and any(path.iterdir()) and not is_model_directory(path):
+        raise ModelDirectoryError(f"{path} exists and is not a model directory; choose another folder")
+    if path.is_file():
+        raise ModelDirectoryError(f"{path} is a file; choose a folder")
+    document = {"family": family, "format": FORMAT, **config}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    with atomic_directory(path) as folder:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    """(family, configuration) of a model directory."""
+    try:
+        document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelDirectoryError(f"{path} is not a model directory: it has no {CONFIG}") from None
+    except json.JSONDecodeError as error:
+        raise ModelDirectoryError(f"{path / CONFIG} is not JSON: {error}") from None
+    if not isinstance(document, dict) or "family" not in document:
+        raise ModelDirectoryError(f"{path / CONFIG} names no model family; is this an impasto model?")
+    if document.pop("format", None) != FORMAT:
+        raise ModelDirectoryError(f"{path / CONFIG} is of another format; this version reads format {FORMAT}")
+    return document.pop("family"), document
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Give a module built on the meta device the tensors of a model directory, memory-mapped."""
+    file = path / WEIGHTS
+    try:
+        state = load_file(file)
+    except FileNotFoundError:
+        raise ModelDirectoryError(f"{path} has no {WEIGHTS}") from None
+    except SafetensorError as error:
+        raise ModelDirectoryError(f"{file} cannot be read, it may be cut short: {error}") from None
+    expected = module.state_dict()
+    for name, tensor in expected.items():
+        if name not in state:
+            raise ModelDirectoryError(f"{file}: tensor '{name}' is missing for this {CONFIG}")
+        if state[name].shape != tensor.shape:
+            found, wanted = tuple(state[name].shape), tuple(tensor.shape)
+            raise ModelDirectoryError(f"{file}: tensor '{name}' has shape {found}, {CONFIG} says {wanted}")
+    extra = sorted(state.keys() - expected.keys())
+    if extra:
+        raise ModelDirectoryError(f"{file}: tensor '{extra[0]}' does not belong to this {CONFIG}")
+    module.load_state_dict(state, strict=True, assign=True)
