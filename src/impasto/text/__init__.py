@@ -1,0 +1,45 @@
+"""Frozen text encoders behind one protocol: encode(list[str]) -> TextFeatures."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from impasto.text.features import TextEncoder, TextFeatures
+
+__all__ = ["ENCODERS", "TextEncoder", "TextFeatures", "load_encoder"]
+
+
+def load_encoder(name: str, **options: Any) -> TextEncoder:
+    """An encoder by name: "sentence" (all-MiniLM-L6-v2, offline), or "clip:DIRECTORY_OR_HUB_NAME".
+
+    options: max_tokens and batch_size for "sentence", batch_size for "clip". Raises ValueError for an unknown
+    name, impasto.assets.MissingAssetError with the command to run where a weight package is absent,
+    FileNotFoundError where a directory or hub name gives nothing. All in one line.
+    """
+    kind, _, source = name.partition(":")
+    if kind not in ENCODERS:
+        near = difflib.get_close_matches(kind, ENCODERS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(ENCODERS)}"
+        raise ValueError(f"unknown text encoder {name!r}; {hint}")
+    return ENCODERS[kind](source, **options)
+
+
+def _sentence(source: str, **options: Any) -> TextEncoder:
+    from impasto.text.sentence import SentenceEncoder
+
+    if source:
+        raise ValueError(f"'sentence' takes no source; for other weights use 'clip:{source}'")
+    return SentenceEncoder(**options)
+
+
+def _clip(source: str, **options: Any) -> TextEncoder:
+    from impasto.text.clip import ClipEncoder
+
+    if not source:
+        raise ValueError("'clip' needs its weights: clip:DIRECTORY, or clip:openai/clip-vit-large-patch14")
+    return ClipEncoder.from_name(source, **options)
+
+
+ENCODERS: dict[str, Callable[..., TextEncoder]] = {"sentence": _sentence, "clip": _clip}
