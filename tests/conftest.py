@@ -1,10 +1,16 @@
-"""Shared by all tests."""
+"""Shared by all tests. One thread a process: small tensors are slower on several, and xdist uses the cores."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
 
 import pytest
 import torch
 
+torch.set_num_threads(1)
 FIXTURES = Path(__file__).parent / "fixtures"
 
 

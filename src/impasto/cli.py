@@ -156,8 +156,6 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     pipe = impasto.load(arguments.model, arguments.settings)
     pipe.to(_device(arguments.device), getattr(torch, arguments.dtype))
-    if not pipe.trained:
-        print(f"'{pipe.name}' is untrained: its pictures show no prompt.", file=sys.stderr)
     options = {"truncation": arguments.truncation, "truncation_mode": arguments.truncation_mode}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -168,6 +166,8 @@ def _generate(arguments: argparse.Namespace) -> int:
             batch_size=arguments.batch_size,
             **options,
         )
+    if not pipe.trained:
+        print(f"'{pipe.name}' is untrained: its pictures show no prompt.", file=sys.stderr)
     out, count = Path(arguments.out), arguments.num_images
     pictures = generation.pictures()
     for index, picture in enumerate(pictures):

@@ -198,13 +198,15 @@ class AuroraPipeline:
             raise ValueError(f"truncation_mode='{mode}' should be 'average' or 'prompt'")
 
     def _card(self) -> str:
-        state = "" if self.trained else "\n**Untrained:** these are initial weights.\n"
-        size = self.config.generator.resolution
-        return (
-            f"# {self.name}\n{state}\nAn Aurora text-to-image generator ({size}x{size} px), "
-            f'written by impasto {__version__}.\n\n    import impasto\n    pipe = impasto.load("{self.name}")\n'
-            f'    pipe("a prompt", num_images=4, seed=7)\n\nText encoder: `{self.config.text_encoder}`.\n'
-        )
+        side, encoder = self.config.generator.resolution, self.config.text_encoder
+        lines = [
+            f"# {self.name}",
+            f"An Aurora text-to-image generator ({side}x{side} px), written by impasto {__version__}.",
+            "" if self.trained else "**Untrained:** these are initial weights.",
+            f'    import impasto\n    pipe = impasto.load("{self.name}")\n    pipe("a prompt", num_images=4)',
+            f"Text encoder: `{encoder}`.",
+        ]
+        return "\n\n".join(line for line in lines if line) + "\n"
 
 
 def _join_routing(batches: list[list[Routing]]) -> list[Routing]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from impasto.nn.precision import at_least_float32, without_autocast
 
 Distance = Literal["l2", "l2_squared", "dot"]
-SQUARED_DISTANCE_FLOOR = 1e-6  # below this the distance is rounding noise; its gradient is zero there
+SQUARED_DISTANCE_FLOOR = 1e-10  # below this a distance counts as zero, and has no gradient
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -73,6 +73,8 @@ def _attend_euclidean(q: Tensor, k: Tensor, v: Tensor, scale: float, key_mask: T
     with without_autocast(q):
         # Rebinding one name lets each large map be freed as soon as the next exists.
         x = squared_distance(q.to(dtype) * scale, k.to(dtype) * scale)
+        if q is k:  # tied: a point is at distance zero from itself, which the matmul only knows to rounding
+            x = x.masked_fill(torch.eye(q.shape[-2], dtype=torch.bool, device=q.device), 0.0)
         x = x.clamp_min(SQUARED_DISTANCE_FLOOR * scale**2)
         x = x.sqrt()
         if key_mask is not None:

@@ -21,7 +21,6 @@ ExpertKind = Literal["geglu", "gelu"]
 RouterInput = Literal["feature_and_w", "feature", "w"]
 BalanceScope = Literal["image", "batch", "global"]
 GroupedMethod = Literal["grouped", "padded"]
-GROUP_ALIGNMENT = 8  # rows; 16 bytes in bf16, what CUDA's grouped matmul asks for
 
 
 @dataclass(frozen=True)
@@ -162,6 +161,11 @@ def best_method(x: Tensor) -> GroupedMethod:
     return "grouped" if supported and aligned and x.device.type in ("cpu", "cuda") else "padded"
 
 
+def group_alignment(device: torch.device) -> int:
+    """Rows at which a group may start: on CUDA 8, which are 16 bytes in bf16."""
+    return 8 if device.type == "cuda" else 1
+
+
 def plan_grouped(expert_index: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """A row for every token such that the rows of one expert follow each other.
 
@@ -170,7 +174,7 @@ def plan_grouped(expert_index: Tensor, experts: int) -> tuple[Tensor, Tensor, Te
     not know the counts, and the last group owns what is left over.
     """
     tokens, device = expert_index.shape[0], expert_index.device
-    align = GROUP_ALIGNMENT if device.type == "cuda" else 1
+    align = group_alignment(device)
     counts = F.one_hot(expert_index, experts).sum(0)
     sizes = (counts + align - 1) // align * align
     rows = (tokens + align - 1) // align * align + experts * align if align > 1 else tokens

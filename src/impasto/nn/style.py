@@ -79,11 +79,11 @@ class Dense(nn.Module):
         return activate(y, self.activation)
 
 
-def demodulation(filter_energy: Tensor, style: Tensor) -> Tensor:
+def demodulation(filter_energy: Tensor, style: Tensor, taps: int) -> Tensor:
     """Factor that gives each output filter of a modulated kernel unit norm.
 
-    filter_energy [out, in] or [B, out, in]: squares of the kernel summed over its taps; style [B, in].
-    Returns [B, out].
+    filter_energy [out, in] or [B, out, in]: squares of the kernel summed over its `taps` (9 for 3x3);
+    style [B, in]. Returns [B, out].
 
     The published code divides the kernel by its RMS per filter and the style by its RMS before modulating;
     both cancel except inside the epsilon, so here they scale the epsilon instead (and the style's RMS is
@@ -94,7 +94,7 @@ def demodulation(filter_energy: Tensor, style: Tensor) -> Tensor:
         energy = squared_style @ filter_energy.t()
     else:
         energy = torch.einsum("boi,bi->bo", filter_energy, squared_style)
-    scale_squared = filter_energy.mean(-1) * squared_style.mean(-1, keepdim=True)
+    scale_squared = filter_energy.mean(-1) / taps * squared_style.mean(-1, keepdim=True)
     return (energy + DEMODULATION_EPSILON * scale_squared).rsqrt()
 
 
@@ -144,7 +144,7 @@ class ModulatedLinear(nn.Module):
         """x [B, T, in], w [B, D] -> [B, T, out]."""
         style, kernel = self.style(w), self.bank(w)
         if self.demodulate:
-            output_scale = demodulation(kernel.square(), style)
+            output_scale = demodulation(kernel.square(), style, taps=1)
         else:
             style, output_scale = style * self.bank.gain, None
         y = (x * style[:, None]) @ kernel.transpose(-2, -1)
@@ -178,7 +178,7 @@ class DeformationField(nn.Module):
         """x [B, C, H, W], w [B, D] -> offsets [B, 18, H, W] in pixels, gates [B, 9, H, W] in (0, 2)."""
         style = self.style(w)
         if self.demodulate:
-            output_scale = demodulation(self.weight.square().sum((2, 3)), style)
+            output_scale = demodulation(self.weight.square().sum((2, 3)), style, taps=9)
         else:
             output_scale = torch.full_like(style[:, :1], 1 / math.sqrt(x.shape[1] * 9))
         field = F.conv2d(x * style[:, :, None, None], self.weight, padding=1)
@@ -249,7 +249,7 @@ class ModulatedConvolution(nn.Module):
         """x [B, in, H, W], w [B, D] -> [B, out, H, W], or [B, out, 2H, 2W] when up-sampling."""
         style, kernel = self.style(w), self.bank(w)
         if self.demodulate:
-            output_scale = demodulation(kernel.square().sum((-2, -1)), style)
+            output_scale = demodulation(kernel.square().sum((-2, -1)), style, taps=9)
         else:
             style, output_scale = style * self.bank.gain, None
         y = self._convolve(x, style[:, :, None, None], kernel, w)

