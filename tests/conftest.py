@@ -1,4 +1,4 @@
-"""Shared by all tests. One thread a process: small tensors are slower on several, and xdist uses the cores."""
+"""Shared by all tests. One thread a process: small tensors are slower on several; xdist uses the cores."""
 
 import os
 

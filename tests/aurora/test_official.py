@@ -115,7 +115,9 @@ def test_intermediate_tensors(generator, io):
     ours, handles = {}, []
 
     def record(name, module, pick=lambda inputs, output: output):
-        hook = module.register_forward_hook(lambda _, inputs, output: ours.update({name: pick(inputs, output)}))
+        hook = module.register_forward_hook(
+            lambda _, inputs, output: ours.update({name: pick(inputs, output)})
+        )
         handles.append(hook)
 
     slot = 0
@@ -193,7 +195,7 @@ def test_release_form_ignores_the_mask(generator, io):
 
 def test_there_and_back_is_the_same_state_dict(generator, weights):
     back = to_official(generator)
-    assert list(sorted(back)) == sorted(weights)
+    assert sorted(back) == sorted(weights)
     for key, tensor in weights.items():
         assert torch.equal(back[key], tensor), key
 
@@ -223,7 +225,10 @@ def test_release_preset_is_the_released_constructor():
     ("change", "message"),
     [
         (lambda s: s.pop("mapping.dense1.weight"), "key 'mapping.dense1.weight' is missing"),
-        (lambda s: s.update({"mapping.dense9.weight": torch.zeros(1)}), "unexpected key 'mapping.dense9.weight'"),
+        (
+            lambda s: s.update({"mapping.dense9.weight": torch.zeros(1)}),
+            "unexpected key 'mapping.dense9.weight'",
+        ),
         (lambda s: s.update({"w_avg": torch.zeros(3)}), r"key 'w_avg' has shape \(3,\), expected \(48,\)"),
         (lambda s: s.update({"synthesis.filter": torch.zeros(4, 4)}), "'synthesis.filter' is not the filter"),
         (
@@ -240,7 +245,9 @@ def test_a_wrong_file_is_refused_with_the_key_named(constructor, weights, change
 
 
 def test_unknown_and_unsupported_options_are_refused(constructor):
-    with pytest.raises(ConfigError, match="unknown constructor option 'num_expert'; did you mean 'num_experts'"):
+    with pytest.raises(
+        ConfigError, match="unknown constructor option 'num_expert'; did you mean 'num_experts'"
+    ):
         config_from_constructor({**constructor, "num_expert": {}})
     with pytest.raises(ConfigError, match="mask_self=True is not supported"):
         config_from_constructor({**constructor, "mask_self": True})

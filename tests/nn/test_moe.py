@@ -21,9 +21,7 @@ def looped(experts: Experts, x: torch.Tensor, index: torch.Tensor) -> torch.Tens
     y = torch.zeros_like(x)
     for expert in range(experts.count):
         mine = index == expert
-        hidden = F.linear(
-            x[mine], experts.weight_in[expert] * experts.gain_in, experts.bias_in[expert]
-        )
+        hidden = F.linear(x[mine], experts.weight_in[expert] * experts.gain_in, experts.bias_in[expert])
         if experts.kind == "geglu":
             value, gate = hidden.chunk(2, -1)
             hidden = value * F.gelu(gate)
@@ -172,7 +170,9 @@ def test_balance_loss_by_hand():
     f = F.one_hot(routing.expert_index, 4).float().mean(1)
     per_image = sum(4 * float((f[b] * p[b]).sum()) for b in range(3)) / 3
     assert float(balance_loss(routing, "image")) == pytest.approx(per_image, rel=1e-5)
-    assert float(balance_loss(routing, "batch")) == pytest.approx(4 * float((f.mean(0) * p.mean(0)).sum()), rel=1e-5)
+    assert float(balance_loss(routing, "batch")) == pytest.approx(
+        4 * float((f.mean(0) * p.mean(0)).sum()), rel=1e-5
+    )
     doubled = balance_loss(routing, "global", lambda load: 2 * load)
     assert float(doubled) == pytest.approx(2 * float(balance_loss(routing, "batch")), rel=1e-5)
     logits = moe.router(torch.zeros(1, 5, 8), torch.zeros(1, 6))

@@ -1,0 +1,40 @@
+"""Tensors to pictures, sheets, settings inside PNG files."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from impasto.pictures import contact_sheet, read_settings, save_png, to_images
+
+
+def test_eight_bit_conversion_rounds_and_clips():
+    values = torch.tensor([-2.0, -1.0, 0.0, 0.004, 1.0, 3.0]).view(1, 1, 1, 6).expand(1, 3, 1, 6)
+    (picture,) = to_images(values)
+    assert np.asarray(picture)[0, :, 0].tolist() == [0, 0, 128, 128, 255, 255]
+
+
+def test_sheet_has_a_cell_for_every_picture_and_keeps_pixels_square():
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    rows = [
+        [Image.new("RGB", (4, 4), c) for c in colours],
+        [Image.new("RGB", (8, 8), c) for c in colours[:2]],
+    ]
+    sheet = np.asarray(contact_sheet(rows, ["a " + "very " * 50 + "long prompt", "b"], cell=32))
+    found = {tuple(int(v) for v in pixel) for pixel in sheet.reshape(-1, 3)}
+    assert set(colours) <= found
+    for colour in colours[:2]:
+        assert int((sheet == colour).all(-1).sum()) == 2 * 32 * 32
+
+
+def test_settings_travel_in_the_file(tmp_path):
+    save_png(Image.new("RGB", (2, 2)), tmp_path / "deep" / "a.png", {"prompt": "一只猫", "seed": 3})
+    assert read_settings(tmp_path / "deep" / "a.png") == {"prompt": "一只猫", "seed": 3}
+    save_png(Image.new("RGB", (2, 2)), tmp_path / "b.png")
+    assert read_settings(tmp_path / "b.png") == {}
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        save_png(Image.new("RGB", (2, 2)), tmp_path / "a.png", {"bad": object()})
+    assert list(tmp_path.iterdir()) == []
