@@ -78,16 +78,24 @@ class Router(nn.Module):
     """
 
     def __init__(
-        self, width: int, experts: int, style_dim: int, *, router_input: RouterInput, kernels: int = 1
+        self,
+        width: int,
+        experts: int,
+        style_dim: int,
+        *,
+        router_input: RouterInput,
+        kernels: int = 1,
+        equalized: bool = True,
     ):
         super().__init__()
         self.router_input = router_input
         if router_input == "feature_and_w":
             self.logits: nn.Module = ModulatedLinear(
-                width, experts, style_dim, kernels=kernels, activation="lrelu"
+                width, experts, style_dim, kernels=kernels, activation="lrelu", equalized=equalized
             )
         else:
-            self.logits = Dense(width if router_input == "feature" else style_dim, experts)
+            seen = width if router_input == "feature" else style_dim
+            self.logits = Dense(seen, experts, equalized=equalized)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """x [B, T, C], w [B, D] -> logits [B, T, E] in fp32 (fp64 stays)."""
@@ -143,14 +151,16 @@ class Experts(nn.Module):
         rows = rows_per_expert.shape[0]
         buffer = x.new_zeros(rows, x.shape[1]).index_copy(0, slot, x * self.gain_in)
         hidden = grouped_linear(buffer, self.weight_in.to(dtype), offsets)
-        hidden = hidden + self.bias_in.to(dtype)[rows_per_expert]
+        # A row's bias as a product with one-hot membership: its gradient is a matmul, not a scatter.
+        hidden = hidden + F.one_hot(rows_per_expert, self.count).to(dtype) @ self.bias_in.to(dtype)
         if self.kind == "geglu":
             value, gate = hidden.chunk(2, dim=-1)
             hidden = value * F.gelu(gate)
         else:
             hidden = F.gelu(hidden)
         output = grouped_linear(hidden * self.gain_out, self.weight_out.to(dtype), offsets)
-        return output[slot] + self.bias_out.to(dtype)[expert_index]
+        bias = F.one_hot(expert_index, self.count).to(dtype) @ self.bias_out.to(dtype)
+        return output.index_select(0, slot) + bias
 
 
 def best_method(x: Tensor) -> GroupedMethod:
@@ -258,7 +268,14 @@ class SparseFeedForward(nn.Module):
     ):
         super().__init__()
         self.scale_by_probability, self.capacity = scale_by_probability, capacity
-        self.router = Router(width, experts, style_dim, router_input=router_input, kernels=router_kernels)
+        self.router = Router(
+            width,
+            experts,
+            style_dim,
+            router_input=router_input,
+            kernels=router_kernels,
+            equalized=equalized,
+        )
         self.experts = Experts(experts, width, hidden, kind=kind, equalized=equalized)
 
     def forward(self, x: Tensor, w: Tensor, method: GroupedMethod | None = None) -> tuple[Tensor, Routing]:
