@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"impasto {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_generate(verbs)
+    _add_train(verbs)
     _add_list(verbs)
     _add_info(verbs)
     _add_assets(verbs)
@@ -70,6 +71,33 @@ def _add_generate(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--pyramid", action="store_true", help="also write pyramid.png, every resolution")
     verb.add_argument("--batch-size", type=int, default=8, help="pictures per pass (default 8)")
     _add_model_options(verb)
+
+
+def _add_train(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, "train", "Train a model.", _train)
+    verb.description = (
+        "Train a model: the run's folder gets config.json, metrics.jsonl, samples/, checkpoints/ and "
+        "model/ (the newest exportable model). Stops cleanly, with a checkpoint, at the time limit, on "
+        "Ctrl-C and on SIGTERM; the same command goes on where it stopped."
+    )
+    verb.add_argument("preset", metavar="PRESET", help="training preset, or a saved config.json")
+    verb.add_argument("--data", default="scenes", help="what to train on (default scenes, drawn endlessly)")
+    verb.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
+    verb.add_argument(
+        "--resume", choices=("auto", "never"), default="auto", help="go on with a run that is there (auto)"
+    )
+    verb.add_argument(
+        "--init-from",
+        metavar="MODEL",
+        help="start from a model directory, another run (both networks) or an official .pth",
+    )
+    verb.add_argument("--time-limit", type=float, metavar="MIN", help="stop after so many minutes")
+    verb.add_argument("--dry-run", action="store_true", help="print the run's configuration and stop")
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
+    verb.add_argument(
+        "--log-to", action="append", default=[], choices=("tensorboard", "wandb"), help="also log there"
+    )
+    _add_settings(verb)
 
 
 def _add_list(verbs: argparse._SubParsersAction) -> None:
@@ -182,6 +210,31 @@ def _generate(arguments: argparse.Namespace) -> int:
         save_png(contact_sheet(rows, labels), out / "pyramid.png")
         written += " and pyramid.png"
     print(f"wrote {written} to {out}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from impasto.aurora.launch import LaunchOptions, find_run, launch
+    from impasto.config import to_dict
+
+    run = find_run(arguments.preset, arguments.settings)
+    if arguments.dry_run:
+        print(json.dumps(to_dict(run), indent=2))
+        return 0
+    options = LaunchOptions(
+        out=Path(arguments.out),
+        data=arguments.data,
+        resume=arguments.resume,
+        init_from=arguments.init_from,
+        time_limit=arguments.time_limit,
+        device=_device(arguments.device),
+        log_to=tuple(arguments.log_to),
+    )
+    reason = launch(arguments.preset, run, options)
+    print(f"{reason}; the run is in {options.out}, its model in {options.out / 'model'}")
     return 0
 
 

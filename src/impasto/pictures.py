@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
@@ -39,6 +40,20 @@ def contact_sheet(
             position = (MARGIN + column * (cell + MARGIN), top + label)
             sheet.paste(picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST), position)
     return sheet
+
+
+# Colours that stay apart, also for most colour-blind readers (Okabe and Ito), then more for many experts.
+PALETTE = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+    (204, 121, 167), (120, 120, 120), (90, 40, 130), (150, 200, 60), (250, 170, 160), (60, 60, 160),
+    (160, 110, 60), (0, 200, 200), (180, 0, 60), (20, 60, 40),
+)  # fmt: skip
+
+
+def routing_pictures(maps: Sequence[Tensor]) -> list[Image.Image]:
+    """One picture per MoE layer from expert indices [h, w]: a colour for each expert."""
+    palette = np.array(PALETTE, dtype=np.uint8)
+    return [Image.fromarray(palette[(layer % len(palette)).cpu().numpy()]) for layer in maps]
 
 
 def _shorten(text: str, font: Any, width: int) -> str:

@@ -75,6 +75,8 @@ def test_non_finite_gradients_are_zeroed_and_counted():
     guard = NonFiniteGuard(max_consecutive=3)
     good = [torch.tensor([1.0, -2.0]), None, torch.empty(0), torch.tensor(3.0).double()]
     assert guard.clean(good) == 0 and guard.bad_steps == 0
+    large = torch.full((4,), 3e38)  # its norm overflows
+    assert guard.clean([large]) == 0 and guard.bad_steps == 0 and large[0] > 2e38
     bad = [
         torch.tensor([float("nan"), 2.0, float("inf")]),
         torch.tensor([[float("-inf")], [1.5]], dtype=torch.bfloat16),

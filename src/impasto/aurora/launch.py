@@ -1,0 +1,162 @@
+"""From a preset's name to a trained run: what `impasto train` calls."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from impasto.aurora.official import RELEASED_CONSTRUCTOR, from_official, read_official
+from impasto.aurora.pipeline import AuroraPipeline
+from impasto.aurora.recording import RunRecorder, write_run_config
+from impasto.aurora.runs import RUNS
+from impasto.aurora.trainer import TrainingState, train
+from impasto.aurora.training_config import AuroraRun
+from impasto.config import ConfigError, diff, from_dict, nearest, override, to_dict
+from impasto.data.scene_source import SceneSource
+from impasto.metrics.scene_scores import score_pictures
+from impasto.runtime.checkpoint import clean_leftovers, latest_checkpoint, load_checkpoint, remove_after
+from impasto.runtime.display import TrainingDisplay
+from impasto.runtime.dist import Ranks
+from impasto.runtime.guards import Deadline, Graceful
+from impasto.runtime.model_directory import is_model_directory
+from impasto.runtime.sinks import make_sinks
+from impasto.text import load_encoder
+
+EVALUATION_PROMPTS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """What of a launch does not decide its result."""
+
+    out: Path
+    data: str = "scenes"
+    resume: str = "auto"  # "auto": from the newest checkpoint of `out`, if any; "never": refuse a used folder
+    init_from: str | None = None
+    time_limit: float | None = None  # minutes
+    device: str = "cpu"
+    log_to: tuple[str, ...] = ()
+
+
+def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:
+    """A preset, or a saved config.json, with overrides applied."""
+    if preset in RUNS:
+        return override(RUNS[preset](), settings)
+    if Path(preset).is_file():
+        document = json.loads(Path(preset).read_text(encoding="utf-8"))
+        document.pop("preset", None)
+        return override(from_dict(AuroraRun, document), settings)
+    raise ConfigError(f"no training preset or config.json '{preset}'; {nearest(preset, RUNS)}")
+
+
+def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
+    """Train; returns how it ended. Raises one-line errors for what cannot be."""
+    if options.data != "scenes":
+        raise ConfigError(f"--data {options.data} is not known; {nearest(options.data, ['scenes'])}")
+    out, ranks = options.out, Ranks.from_environment(options.device)
+    checkpoint = _checkpoint_to_resume(out, run, options)
+    state = TrainingState.fresh(run, ranks.device, _initial_weights(options.init_from))
+    source = SceneSource(run.model.generator.resolution, run.data, seed=run.training.seed)
+    encoder = load_encoder(run.model.text_encoder)
+    encoder.to(ranks.device)
+    if ranks.is_main:
+        out.mkdir(parents=True, exist_ok=True)
+        clean_leftovers(out)
+        write_run_config(out, preset, state)
+    sinks = make_sinks(options.log_to, out, to_dict(run)) if ranks.is_main else []
+    with (
+        Graceful() as stop,
+        TrainingDisplay(run.training.images, load_images(checkpoint)) as display,
+    ):
+        recorder = RunRecorder(
+            out,
+            fixed_prompts(run),
+            encoder,
+            display,
+            ranks=ranks,
+            sinks=sinks,
+            evaluate=evaluation(run),
+            best_by="score/overall",
+        )
+        try:
+            if checkpoint is not None:
+                recorder.resume(state.restore(checkpoint), state.images)
+                if ranks.is_main:
+                    remove_after(out, state.images)
+            return train(
+                state, source, encoder, recorder,
+                ranks=ranks, deadline=Deadline(options.time_limit), stop=stop,
+            )  # fmt: skip
+        finally:
+            recorder.close()
+
+
+def fixed_prompts(run: AuroraRun, count: int = 6) -> list[str]:
+    """Captions of scenes never trained on: half of combinations that are seen, half of unseen ones."""
+    resolution, half = run.model.generator.resolution, count // 2
+    seen = SceneSource(resolution, run.data, seed=run.training.seed + 1)
+    unseen = SceneSource(resolution, run.data, seed=run.training.seed + 1, split="heldout")
+    return seen.captions(half) + unseen.captions(count - half)
+
+
+def evaluation(run: AuroraRun):
+    """The oracle's scores of the averaged generator on fixed captions, seen and unseen combinations."""
+    sets = {
+        split: SceneSource(
+            run.model.generator.resolution, run.data, seed=run.training.seed + 2, split=split
+        ).captions(EVALUATION_PROMPTS)
+        for split in ("train", "heldout")
+    }
+
+    def evaluate(pipe: AuroraPipeline) -> dict[str, float]:
+        scores = {}
+        for split, prompts in sets.items():
+            judged = score_pictures(pipe.generate(prompts, seed=1, batch_size=32).pictures(), prompts)
+            prefix = "score/" if split == "train" else "score_heldout/"
+            scores[f"{prefix}overall"] = judged.overall
+            scores[f"{prefix}unreadable"] = judged.unreadable / judged.count
+        return scores
+
+    return evaluate
+
+
+def load_images(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else int(checkpoint.name)
+
+
+def _checkpoint_to_resume(out: Path, run: AuroraRun, options: LaunchOptions) -> Path | None:
+    """The newest checkpoint of the folder, if it is of the same run."""
+    used = out.is_dir() and (out / "config.json").is_file()
+    if not used:
+        return None
+    if options.resume == "never":
+        raise ConfigError(f"{out} holds a run; choose another --out, or --resume auto to go on with it")
+    saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    saved.pop("preset", None)
+    # How long a run is and where it writes may change; what it computes may not.
+    free = ("training.images", "training.keep_checkpoints", "training.log_every")
+    changed = [line for line in diff(from_dict(AuroraRun, saved), run) if not line.startswith(free)]
+    if changed:
+        raise ConfigError(f"{out} holds a run with other settings ({changed[0]}); choose another --out")
+    return latest_checkpoint(out)
+
+
+def _initial_weights(init_from: str | None) -> dict[str, dict[str, Tensor]] | None:
+    """Weights to start from: a model directory, a checkpoint of a run (both networks), an official .pth."""
+    if init_from is None:
+        return None
+    path = Path(init_from)
+    if is_model_directory(path):
+        return {"generator": dict(AuroraPipeline.from_pretrained(path).generator.state_dict())}
+    if path.suffix in (".pth", ".safetensors"):
+        return {"generator": dict(from_official(read_official(path), RELEASED_CONSTRUCTOR).state_dict())}
+    newest = latest_checkpoint(path) if path.is_dir() else None
+    if newest is None:
+        raise ConfigError(f"--init-from {init_from}: neither a model directory, a run, nor an official .pth")
+    tensors, _ = load_checkpoint(newest)
+    return {"generator": dict(tensors["average"]), "discriminator": dict(tensors["discriminator"])}
+
+
+__all__ = ["LaunchOptions", "find_run", "fixed_prompts", "launch"]

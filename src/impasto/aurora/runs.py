@@ -1,0 +1,80 @@
+"""Named training runs of Aurora: which network, which data, how long. A run is a function."""
+
+from collections.abc import Callable
+
+from impasto.aurora.discriminator import DiscriminatorConfig
+from impasto.aurora.presets import SENTENCE_WIDTH, aurora_64, aurora_debug, aurora_scenes_32
+from impasto.aurora.training_config import AuroraRun, TrainingConfig
+from impasto.data.scene_source import SceneOptions
+
+
+def run_aurora_64() -> AuroraRun:
+    """The published recipe as far as it is known, at the published size."""
+    return AuroraRun(model=aurora_64())
+
+
+def run_aurora_scenes_32() -> AuroraRun:
+    """32x32 scenes of one or two objects on two CPU cores. Sizes and rates are ours."""
+    return AuroraRun(
+        model=aurora_scenes_32(),
+        discriminator=DiscriminatorConfig(
+            resolution=32,
+            channel_base=2048,
+            channel_max=160,
+            blocks=1,
+            attention_depth={4: 0, 8: 1, 16: 0, 32: 0},
+            heads=4,
+            head_layers=2,
+            input_dim=SENTENCE_WIDTH,
+            text_layers=1,
+            text_width=192,
+            text_learning_rate_multiplier=0.1,
+        ),
+        data=SceneOptions(max_objects=2, textures=False),
+        training=TrainingConfig(
+            images=300_000,
+            batch=32,
+            r1_gamma=4.0,  # 1 at 32 px
+            average_half_life=6_000,
+            w_avg_decay=0.995,
+            log_every=1_600,
+            sample_every=16_000,
+            checkpoint_every=16_000,
+        ),
+    )
+
+
+def run_aurora_debug() -> AuroraRun:
+    """A few hundred images at toy size; for tests."""
+    return AuroraRun(
+        model=aurora_debug(),
+        discriminator=DiscriminatorConfig(
+            resolution=16,
+            channel_base=256,
+            channel_max=32,
+            blocks=1,
+            attention_depth={4: 0, 8: 1, 16: 0},
+            heads=2,
+            head_layers=1,
+            input_dim=SENTENCE_WIDTH,
+            text_layers=1,
+            text_width=32,
+        ),
+        data=SceneOptions(max_objects=1, textures=False),
+        training=TrainingConfig(
+            images=64,
+            batch=8,
+            average_half_life=100,
+            log_every=16,
+            sample_every=32,
+            checkpoint_every=32,
+            r1_interval=4,
+        ),
+    )
+
+
+RUNS: dict[str, Callable[[], AuroraRun]] = {
+    "aurora-64": run_aurora_64,
+    "aurora-scenes-32": run_aurora_scenes_32,
+    "aurora-debug": run_aurora_debug,
+}

@@ -1,0 +1,166 @@
+"""Several processes, one a GPU or CPU, started by torchrun. With one process everything here does nothing.
+
+Each rank computes gradients on its share of a batch (shares of equal size), then `all_reduce_gradients`
+averages them: the same numbers as one process on the whole batch. Every rank must call every function.
+"""
+
+import datetime
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+T = TypeVar("T")
+BUCKET_BYTES = 64 * 2**20
+
+
+class RanksError(RuntimeError):
+    """A process group that cannot be; the message is one line with the way out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Which process this is, of how many, and its device. The process group is made when first needed."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    timeout_minutes: float = 30.0
+
+    @classmethod
+    def from_environment(cls, device: str = "auto", environment: Mapping[str, str] = os.environ) -> "Ranks":
+        """From the variables torchrun sets; one process without them. `device` "auto" is a GPU if there is
+        one; of several GPUs each rank takes its own."""
+        try:
+            world_size = int(environment.get("WORLD_SIZE", "1"))
+            rank = int(environment["RANK"]) if world_size > 1 else 0
+            local_rank = int(environment.get("LOCAL_RANK", str(rank)))
+        except (KeyError, ValueError) as error:
+            raise RanksError(
+                f"WORLD_SIZE is set but {error} is not as torchrun sets it; use torchrun"
+            ) from None
+        if not 0 <= rank < world_size:
+            raise RanksError(f"RANK={rank} is not below WORLD_SIZE={world_size}; use torchrun")
+        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        chosen = torch.device(kind)
+        if chosen.type == "cuda" and chosen.index is None:
+            if local_rank >= torch.cuda.device_count():
+                raise RanksError(
+                    f"rank {rank} has no GPU of its own; start fewer processes or use --device cpu"
+                )
+            chosen = torch.device("cuda", local_rank)
+        return cls(rank=rank, world_size=world_size, device=chosen)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    @torch.no_grad()
+    def all_reduce_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace each gradient by its mean over the ranks. One that is None on some ranks counts as zero
+        there; one that is None on all stays None, so that optimisers pass the same parameters everywhere."""
+        if not self._joined():
+            return
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        flags = [parameter.grad is not None for parameter in parameters]
+        used = torch.tensor(flags, dtype=torch.uint8, device=self.device)
+        distributed.all_reduce(used, op=distributed.ReduceOp.MAX)
+        gradients = []
+        for parameter, anywhere in zip(parameters, used.tolist(), strict=True):
+            if anywhere:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            distributed.all_reduce(flat)
+            flat /= self.world_size
+            parts = flat.split([gradient.numel() for gradient in bucket])
+            torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(parts, bucket, strict=True)])
+
+    @torch.no_grad()
+    def mean_across_ranks(self, tensor: Tensor) -> Tensor:
+        """The mean over the ranks, a new tensor without history."""
+        mean = tensor.detach().clone()
+        if self._joined():
+            distributed.all_reduce(mean)
+            mean /= self.world_size
+        return mean
+
+    @torch.no_grad()
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give all ranks the main one's values: once after the weights are made or loaded."""
+        if self._joined():
+            for tensor in tensors:
+                distributed.broadcast(tensor, src=0)
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` holds on some rank: all stop when one got a signal."""
+        if not self._joined():
+            return flag
+        anywhere = torch.tensor(flag, dtype=torch.uint8, device=self.device)
+        distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
+        return bool(anywhere)
+
+    def gather_objects(self, item: T) -> list[T]:
+        """The items of all ranks in order, on every rank."""
+        if not self._joined():
+            return [item]
+        items: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(items, item)
+        return items
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self._joined():
+            distributed.barrier()
+
+    def close(self) -> None:
+        """Leave the process group, if it was joined."""
+        if self.world_size > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    def _joined(self) -> bool:
+        """Join the process group unless this is the only process; whether there are others."""
+        if self.world_size == 1:
+            return False
+        if not distributed.is_initialized():
+            on_gpu = self.device.type == "cuda"
+            if on_gpu:
+                torch.cuda.set_device(self.device)
+            try:
+                distributed.init_process_group(
+                    "nccl" if on_gpu else "gloo",
+                    rank=self.rank,
+                    world_size=self.world_size,
+                    timeout=datetime.timedelta(minutes=self.timeout_minutes),
+                )
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise RanksError(
+                    f"the {self.world_size} processes cannot connect: {reason}; use torchrun"
+                ) from error
+        return True
+
+
+def _buckets(gradients: list[Tensor]) -> Iterable[list[Tensor]]:
+    """Groups of one number type of at most about BUCKET_BYTES, in an order that is the same on all ranks."""
+    by_kind: dict[torch.dtype, list[Tensor]] = {}
+    for gradient in gradients:
+        by_kind.setdefault(gradient.dtype, []).append(gradient)
+    for same in by_kind.values():
+        bucket: list[Tensor] = []
+        size = 0
+        for gradient in same:
+            bucket.append(gradient)
+            size += gradient.numel() * gradient.element_size()
+            if size >= BUCKET_BYTES:
+                yield bucket
+                bucket, size = [], 0
+        if bucket:
+            yield bucket

@@ -1,0 +1,158 @@
+"""What a checkpoint holds besides weights, as tensors and JSON: optimisers, random numbers."""
+
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from impasto.runtime.checkpoint import CheckpointError
+
+# How a step is computed, not what it computes: the present machine decides.
+_IMPLEMENTATION = {"params", "foreach", "fused", "capturable", "differentiable"}
+Named = Iterable[tuple[str, Tensor]]
+Generators = Mapping[str, numpy.random.Generator | torch.Generator]
+
+
+class Restored(NamedTuple):
+    """Names that a restored optimiser had no state for, and saved names that it has no parameter for."""
+
+    fresh: list[str]
+    unused: list[str]
+
+
+def optimizer_tensors(optimizer: Optimizer, named: Named) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State of `optimizer` as tensors 'exp_avg/NAME' and JSON. `named` is `module.named_parameters()`, more
+    names than the optimiser has are fine."""
+    names = {id(parameter): name for name, parameter in named}
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, dict[str, Any]] = {}
+    shapes, groups = {}, []
+    for group in optimizer.param_groups:
+        members = [_name_of(parameter, names) for parameter in group["params"]]
+        options = {key: _plain(value) for key, value in group.items() if key not in _IMPLEMENTATION}
+        groups.append({"options": options, "parameters": members})
+        for name, parameter in zip(members, group["params"], strict=True):
+            shapes[name] = list(parameter.shape)
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{key}/{name}"] = value
+                else:
+                    values.setdefault(name, {})[key] = value
+    return tensors, {"shapes": shapes, "groups": groups, "values": values}
+
+
+def load_optimizer(
+    optimizer: Optimizer,
+    named: Named,
+    tensors: Mapping[str, Tensor],
+    saved: Mapping[str, Any],
+    *,
+    options: bool = True,
+) -> Restored:
+    """Give `optimizer` the state saved under the names of its parameters, bit for bit. A parameter whose name
+    was not saved (a layer grown since) starts fresh. `options` also restores the learning rate and the like
+    of each group, found by the first of its parameters that was saved."""
+    names = {id(parameter): name for name, parameter in named}
+    shapes, fresh = saved["shapes"], []
+    by_name: dict[str, dict[str, Any]] = {name: dict(values) for name, values in saved["values"].items()}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition("/")
+        by_name.setdefault(name, {})[kind] = tensor.clone()
+    group_of = {name: group["options"] for group in saved["groups"] for name in group["parameters"]}
+    document = optimizer.state_dict()
+    document["state"] = {}
+    present = set()
+    for group, described in zip(optimizer.param_groups, document["param_groups"], strict=True):
+        members = [_name_of(parameter, names) for parameter in group["params"]]
+        present.update(members)
+        for name, parameter, index in zip(members, group["params"], described["params"], strict=True):
+            if name not in shapes:
+                fresh.append(name)
+            elif shapes[name] != list(parameter.shape):
+                found, wanted = tuple(shapes[name]), tuple(parameter.shape)
+                raise CheckpointError(
+                    f"optimiser state of '{name}' has shape {found}, the model {wanted};"
+                    f" resume with the configuration of the run"
+                )
+            elif name in by_name:
+                document["state"][index] = by_name[name]
+        known = next((group_of[name] for name in members if name in group_of), None)
+        if options and known is not None:
+            described.update({key: _like(value, group.get(key)) for key, value in known.items()})
+    optimizer.load_state_dict(document)
+    return Restored(fresh, sorted(shapes.keys() - present))
+
+
+def rng_state(generators: Generators | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State of the random numbers of this process, torch (CPU and each GPU), NumPy and Python, and of the
+    given generators, as tensors and JSON."""
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors |= {f"cuda/{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    saved: dict[str, Any] = {}
+    for name, generator in (generators or {}).items():
+        if isinstance(generator, torch.Generator):
+            tensors[f"generator/{name}"] = generator.get_state()
+        else:
+            saved[name] = _plain(generator.bit_generator.state)
+    numbers = numpy.random.get_state(legacy=False)
+    return tensors, {"python": _plain(random.getstate()), "numpy": _plain(numbers), "generators": saved}
+
+
+def set_rng_state(
+    tensors: Mapping[str, Tensor], saved: Mapping[str, Any], generators: Generators | None = None
+) -> None:
+    """Continue the random numbers where `rng_state` was called. GPUs that are not there are passed over."""
+    torch.set_rng_state(tensors["torch"].clone())
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            if f"cuda/{index}" in tensors:
+                torch.cuda.set_rng_state(tensors[f"cuda/{index}"].clone(), index)
+    version, numbers, gauss = saved["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    numpy.random.set_state(saved["numpy"])
+    for name, generator in (generators or {}).items():
+        try:
+            if isinstance(generator, torch.Generator):
+                generator.set_state(tensors[f"generator/{name}"].clone())
+            else:
+                generator.bit_generator.state = saved["generators"][name]
+        except KeyError:
+            raise CheckpointError(
+                f"no random state '{name}' was saved; resume with the version that wrote it"
+            ) from None
+
+
+def _name_of(parameter: Tensor, names: Mapping[int, str]) -> str:
+    try:
+        return names[id(parameter)]
+    except KeyError:
+        raise ValueError(
+            f"a parameter of shape {tuple(parameter.shape)} of the optimiser has no name"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """JSON of nested tuples, arrays and scalar tensors."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, numpy.ndarray):
+        return value.tolist()
+    if isinstance(value, (Tensor, numpy.generic)):
+        return value.item()
+    return value
+
+
+def _like(value: Any, present: Any) -> Any:
+    """JSON as what the optimiser has now: tuples such as betas, a learning rate in a tensor."""
+    if isinstance(present, tuple):
+        return tuple(value)
+    if isinstance(present, Tensor):
+        return torch.full_like(present, value)
+    return value
