@@ -19,10 +19,10 @@ def run_aurora_scenes_32() -> AuroraRun:
         model=aurora_scenes_32(),
         discriminator=DiscriminatorConfig(
             resolution=32,
-            channel_base=2048,
-            channel_max=160,
+            channel_base=1024,
+            channel_max=128,
             blocks=1,
-            attention_depth={4: 0, 8: 1, 16: 0, 32: 0},
+            attention_depth=0,
             heads=4,
             head_layers=2,
             input_dim=SENTENCE_WIDTH,
@@ -32,14 +32,14 @@ def run_aurora_scenes_32() -> AuroraRun:
         ),
         data=SceneOptions(max_objects=2, textures=False),
         training=TrainingConfig(
-            images=300_000,
+            images=320_000,
             batch=32,
             r1_gamma=4.0,  # 1 at 32 px
             average_half_life=6_000,
             w_avg_decay=0.995,
-            log_every=1_600,
-            sample_every=16_000,
-            checkpoint_every=16_000,
+            log_every=640,
+            sample_every=6_400,
+            checkpoint_every=6_400,
         ),
     )
 
