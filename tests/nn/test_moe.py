@@ -169,7 +169,7 @@ def test_balance_loss_by_hand():
     p = routing.mean_probability.detach()
     f = F.one_hot(routing.expert_index, 4).float().mean(1)
     per_image = sum(4 * float((f[b] * p[b]).sum()) for b in range(3)) / 3
-    assert float(balance_loss(routing, "image")) == pytest.approx(per_image, rel=1e-5)
+    assert balance_loss(routing, "image").item() == pytest.approx(per_image, rel=1e-5)
     assert float(balance_loss(routing, "batch")) == pytest.approx(
         4 * float((f.mean(0) * p.mean(0)).sum()), rel=1e-5
     )
@@ -210,3 +210,26 @@ def test_load_counts_shares():
     _, routing = layer()(torch.randn(2, 10, 8), torch.randn(2, 6))
     assert torch.allclose(routing.load.sum(-1), torch.ones(2))
     assert routing.on_grid(2, 5).expert_index.shape == (2, 2, 5)
+
+
+@pytest.mark.parametrize("router_input", ["feature_and_w", "feature", "w"])
+def test_the_whole_layer_passes_gradcheck_in_double_precision(router_input):
+    """Routing is constant near a point, so the layer is differentiable there, twice; losses included."""
+    moe = SparseFeedForward(4, 6, 3, 5, router_input=router_input).double()
+    x = torch.randn(2, 4, 4, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+
+    def call(x, w, *_):
+        y, routing = moe(x, w)
+        return y, balance_loss(routing), balance_loss(routing, "batch"), routing.z
+
+    assert torch.autograd.gradcheck(call, (x, w, *moe.parameters()))
+    assert torch.autograd.gradgradcheck(lambda x, w: moe(x, w)[0], (x, w))
+
+
+def test_the_dense_layer_passes_gradcheck_in_double_precision():
+    for kind in ("geglu", "gelu"):
+        dense = FeedForward(4, 6, kind=kind).double()
+        x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda x, *_, layer=dense: layer(x), (x, *dense.parameters()))
+        assert torch.autograd.gradgradcheck(dense, (x,))

@@ -230,9 +230,10 @@ def connected(labels: Labels) -> tuple[Labels, int]:
     starts = np.ones(labels.shape, dtype=bool)
     starts[:, 1:] = labels[:, 1:] != labels[:, :-1]
     runs = np.cumsum(starts.ravel()).reshape(height, width) - 1
-    touching = labels[1:] == labels[:-1]
-    upper, lower = runs[:-1][touching], runs[1:][touching]
-    edges = np.unique(upper.astype(np.int64) * (runs[-1, -1] + 1) + lower)
+    overlapping = labels[1:] == labels[:-1]
+    upper, lower = runs[:-1][overlapping], runs[1:][overlapping]
+    fresh = np.ones(len(upper), dtype=bool)  # the same two runs overlap in consecutive pixels: keep the first
+    fresh[1:] = (upper[1:] != upper[:-1]) | (lower[1:] != lower[:-1])
     parent = list(range(int(runs[-1, -1]) + 1))
 
     def root(run: int) -> int:
@@ -241,10 +242,12 @@ def connected(labels: Labels) -> tuple[Labels, int]:
             run = parent[run]
         return run
 
-    for first, second in zip(*(part.tolist() for part in np.divmod(edges, len(parent))), strict=True):
+    for first, second in zip(upper[fresh].tolist(), lower[fresh].tolist(), strict=True):
         one, other = root(first), root(second)
         if one != other:
             parent[max(one, other)] = min(one, other)
-    roots = np.array([root(run) for run in range(len(parent))])
-    _, numbers = np.unique(roots, return_inverse=True)
-    return numbers[runs].astype(np.int32), int(numbers.max()) + 1
+    roots = np.array(parent)
+    while (roots[roots] != roots).any():
+        roots = roots[roots]
+    numbers = np.cumsum(roots == np.arange(len(roots))) - 1
+    return numbers[roots][runs].astype(np.int32), int(numbers[-1]) + 1
