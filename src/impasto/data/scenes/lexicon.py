@@ -75,7 +75,9 @@ def _english() -> _Lexicon:
     for table in (words.ENGLISH_NUMBERS, words.ENGLISH_NUMBERS_ALSO):
         for number, forms in table.items():
             lexicon.add("number", str(number), forms)
-    lexicon.add("opening", "", (*words.ENGLISH_OPENINGS, *words.ENGLISH_OPENINGS_ALSO, "there is", "there are"))
+    lexicon.add(
+        "opening", "", (*words.ENGLISH_OPENINGS, *words.ENGLISH_OPENINGS_ALSO, "there is", "there are")
+    )
     lexicon.add("opening", "", ("there is also", "there are also", "also"))
     lexicon.add("and", "", ("and", "together with", "as well as", "plus also", "with also", ",", ":"))
     lexicon.add("indefinite", "", ("a", "an"))

@@ -139,8 +139,9 @@ def _scattered(rng: np.random.Generator, units: Sequence[Unit]) -> list[tuple[fl
     for _ in range(ATTEMPTS):
         places: dict[int, tuple[float, float]] = {}
         for index in order:
-            for _ in range(ATTEMPTS // 4):
-                place = _anywhere(rng, units[index])
+            free_x, free_y = 0.5 - MARGIN - units[index].half_width, 0.5 - MARGIN - units[index].half_height
+            for u, v in rng.uniform(-1, 1, (ATTEMPTS // 4, 2)).tolist():
+                place = (0.5 + free_x * u, 0.5 + free_y * v)
                 if all(_apart(place, units[index], places[other], units[other]) for other in places):
                     places[index] = place
                     break

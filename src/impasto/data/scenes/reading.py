@@ -1,4 +1,4 @@
-"""What a picture shows: the objects with colour, shape, texture, size and place, how they touch, the background."""
+"""What a picture shows: objects with their looks and places, what touches what, the background."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ TOUCHING = 0.03  # gap as a fraction of the side up to which objects touch
 
 @dataclass(frozen=True)
 class SeenObject:
-    """An object found in a picture. ``shape`` is None if it looks like none; ``likeness`` is 0..1; x, y its box's centre."""
+    """An object found in a picture; (x, y) is the centre of its box.
+
+    ``shape`` is None if it looks like none of them; ``likeness``, 0..1, says how well the best one fits.
+    """
 
     colour: str
     shape: str | None
@@ -57,14 +60,15 @@ class Reading:
 def reading_of(scene: Scene) -> Reading:
     """The reading that a perfect eye would make of a scene."""
     objects = tuple(
-        SeenObject(item.colour, item.shape, item.texture, item.size, item.x, item.y, item.width) for item in scene.objects
+        SeenObject(item.colour, item.shape, item.texture, item.size, item.x, item.y, item.width)
+        for item in scene.objects
     )
     touching = frozenset((min(pair), max(pair)) for pair in scene.touching)
     return Reading(objects, scene.background, frozenset(scene.inside), touching)
 
 
 def read_image(image: Image.Image) -> Reading:
-    """Read a picture of any size of 8 pixels and more; pictures are expected to be square and are squeezed if not."""
+    """Read a picture of 8 pixels a side and more; one that is not square is squeezed."""
     parts = segment(image)
     if parts.background is None:
         return Reading((), None, reason="no plain background of a known colour")
@@ -73,7 +77,9 @@ def read_image(image: Image.Image) -> Reading:
     if len(parts.regions) > MOST_OBJECTS:
         return Reading((), parts.background, reason=f"{len(parts.regions)} coloured regions")
     if parts.unexplained > MOST_UNEXPLAINED:
-        return Reading((), parts.background, reason=f"{parts.unexplained:.0%} of the foreground is no known colour")
+        return Reading(
+            (), parts.background, reason=f"{parts.unexplained:.0%} of the foreground is no known colour"
+        )
     regions, filled, inside = _nested(parts)
     objects = tuple(_see(parts, regions, filled, inside, index) for index in range(len(regions)))
     return Reading(objects, parts.background, inside, _contacts(filled, inside))
@@ -82,8 +88,8 @@ def read_image(image: Image.Image) -> Reading:
 def _nested(parts: Segmentation) -> tuple[list[Region], list[Mask], frozenset[Pair]]:
     """The regions that are objects, their masks with contents counted in, and the (content, container) pairs.
 
-    What fills most of a hole lies inside. Two things only look so: an object in the middle of a ring, which leaves
-    background around it; and a container seen through the hole of the ring that it holds, which is no object.
+    What fills most of a hole lies inside. Two things only look so: an object in the middle of a ring, which
+    leaves background around it; and a container seen through the hole of the ring that it holds.
     """
     regions = list(parts.regions)
     if len(regions) == 1:
@@ -105,9 +111,13 @@ def _nested(parts: Segmentation) -> tuple[list[Region], list[Mask], frozenset[Pa
         if other == container and regions[outer].colour == regions[content].colour
     }
     kept = [index for index in range(len(regions)) if index not in seen_through]
-    pairs = frozenset((kept.index(one), kept.index(two)) for one, two in inside if one in kept and two in kept)
+    pairs = frozenset(
+        (kept.index(one), kept.index(two)) for one, two in inside if one in kept and two in kept
+    )
     holders = {kept[container] for _, container in pairs}
-    filled = [regions[index].mask | holes[index] if index in holders else regions[index].mask for index in kept]
+    filled = [
+        regions[index].mask | holes[index] if index in holders else regions[index].mask for index in kept
+    ]
     return [regions[index] for index in kept], filled, pairs
 
 
@@ -140,11 +150,15 @@ def _see(
     """Name what one region shows."""
     holder = next((container for content, container in inside if content == index), None)
     around = parts.background_rgb if holder is None else _main_colour(parts.pixels, regions[holder].mask)
-    others = [region.mask for other, region in enumerate(regions) if other not in (index, holder)]
-    reach = dilated(filled[index]) & ~(np.logical_or.reduce(others) & ~filled[index] if others else False)
+    reach = dilated(filled[index])
+    for other, region in enumerate(regions):
+        if other not in (index, holder):
+            reach &= ~region.mask | filled[index]
     share, texture = _share(parts.pixels, regions[index], filled[index], reach, around)
     centres = pixel_centres(len(share))
-    total = max(float(share.sum()), 1e-6)  # a region may be all edge
+    if share.max() < 0.1:  # nothing but a blend of what is around: go by the outline
+        share = regions[index].mask.astype(np.float32)
+    total = float(share.sum())
     middle_x = float((share.sum(axis=0) * centres).sum()) / total
     middle_y = float((share.sum(axis=1) * centres).sum()) / total
     shape, likeness, width, x, y = _best_shape(share, total / share.size, middle_x, middle_y)
@@ -159,7 +173,7 @@ def _main_colour(pixels: Array, mask: Mask) -> Array:
 
 
 def _share(pixels: Array, region: Region, filled: Mask, reach: Mask, around: Array) -> tuple[Array, str]:
-    """How much of each pixel the object covers, 0..1 [S, S], and its texture; ``around`` is the RGB next to it."""
+    """How much of each pixel the object covers, 0..1 [S, S], and its texture; ``around`` is the RGB near it."""
     texture, bright, dark = texture_of(pixels, region.mask, region.colour)
     if texture == "solid":
         core = eroded(region.mask)
@@ -177,8 +191,13 @@ def _unmix(pixels: Array, around: Array, colour: Array) -> Array:
     return np.clip(((pixels - around) @ along) / max(float(along @ along), 1.0), 0, 1)
 
 
-def _best_shape(share: Array, area: float, middle_x: float, middle_y: float) -> tuple[str, float, float, float, float]:
-    """The shape whose picture, of the same area and centre of mass, is most like the share: name, likeness, width, x, y."""
+def _best_shape(
+    share: Array, area: float, middle_x: float, middle_y: float
+) -> tuple[str, float, float, float, float]:
+    """The shape that, at the same area and centre of mass, is most like the share.
+
+    Returns its name, its likeness 0..1, and its width and centre.
+    """
     size = len(share)
     rows, columns = np.flatnonzero(share.max(axis=1) > 0.02), np.flatnonzero(share.max(axis=0) > 0.02)
     top, bottom = max(rows[0] - 2, 0), min(rows[-1] + 3, size)

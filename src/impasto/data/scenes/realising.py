@@ -64,7 +64,7 @@ def _members(requirement: Requirement, index: int) -> range:
 
 
 def _order(requirement: Requirement, joined: Relation | None) -> list[int]:
-    """Described objects in the order they are placed: a container and its content, or a touching pair, first."""
+    """Described objects in placing order: a container and its content, or a touching pair, come first."""
     order = list(range(len(requirement.objects)))
     if joined is None:
         return order

@@ -32,7 +32,7 @@ def _wave(position: Array, period: float) -> Array:
 
 
 def pattern(texture: str, x: Array, y: Array, size: int) -> Array:
-    """How dark a pattern is, 0..1, at offsets x [W] and y [H] from the object's centre: broadcastable to [H, W]."""
+    """How dark a pattern is, 0..1, at offsets x [W] and y [H] from the object's centre: [H or 1, W]."""
     if texture == "striped":
         return np.clip(np.float32(0.5) - _wave(y, STRIPE_PERIOD)[:, None] * np.float32(size), 0, 1)
     if texture == "dotted":

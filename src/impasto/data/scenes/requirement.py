@@ -31,7 +31,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Relation:
-    """``kind`` is one of RELATION_KINDS; ``subject`` and ``object`` index the requirement's described objects."""
+    """``kind`` is one of RELATION_KINDS; ``subject`` and ``object`` are indices of described objects."""
 
     kind: str
     subject: int
@@ -119,11 +119,12 @@ def true_relations(scene: Scene, groups: list[Group]) -> list[Relation]:
 def describe(scene: Scene, rng: np.random.Generator) -> Requirement:
     """Choose the facts that a caption of this scene states, after its category.
 
-    Every object is always accounted for, and a held-out combination always has its colour and its shape named.
+    Every object is accounted for, and a held-out combination always has its colour and its shape named.
     """
     groups = groups_of(scene)
     category, chance = scene.category, rng.random
     distinct_shapes = len({group.shape for group in groups}) == len(groups)
+    each_once = all(len(group.members) == 1 for group in groups)
     drop_colours = category == "shape" and distinct_shapes and chance() < 0.4
     state_sizes = {"complex": chance() < 0.5, "non-spatial": chance() < 0.35}.get(category, False)
     state_textures = category == "texture" or (category == "complex" and chance() < 0.85)
@@ -141,23 +142,16 @@ def describe(scene: Scene, rng: np.random.Generator) -> Requirement:
             )
         )
     relations = _chosen_relations(scene, true_relations(scene, groups), rng)
-    uneventful = (
-        category == "non-spatial" and not state_sizes and not relations and scene_total_is_one_each(groups)
-    )
+    uneventful = category == "non-spatial" and each_once and not state_sizes and not relations
     state_background = uneventful or chance() < {"complex": 0.5, "non-spatial": 0.4}.get(category, 0.2)
     return Requirement(tuple(objects), relations, scene.background if state_background else None)
-
-
-def scene_total_is_one_each(groups: list[Group]) -> bool:
-    """Whether no kind of object occurs twice, so that a caption has no count to state."""
-    return all(len(group.members) == 1 for group in groups)
 
 
 def _chosen_relations(scene: Scene, true: list[Relation], rng: np.random.Generator) -> tuple[Relation, ...]:
     """Which of the true relations a caption of this category states."""
     joined = [item for item in true if item.kind in ("touching", "inside")]
     directions = [item for item in true if item.kind not in ("touching", "inside")]
-    rng.shuffle(directions)  # type: ignore[arg-type]
+    rng.shuffle(directions)
     if scene.category == "non-spatial":
         return tuple(joined)
     if scene.category == "spatial":

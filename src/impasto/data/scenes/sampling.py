@@ -76,8 +76,9 @@ def sample_scene(
 ) -> Scene:
     """Draw a scene.
 
-    "train" scenes hold no pair of HELD_OUT_PAIRS, "heldout" scenes at least one. ``category`` narrows the choice
-    to one or several of CATEGORIES; ``max_objects`` (1 to 4), ``textures`` and ``backgrounds`` make an easier world.
+    "train" scenes hold no pair of HELD_OUT_PAIRS, "heldout" scenes at least one. ``category`` narrows the
+    choice to one or several of CATEGORIES; ``max_objects`` (1 to 4), ``textures`` and ``backgrounds`` make an
+    easier world.
     """
     if split not in SPLITS:
         raise ValueError(f"no split called {split!r}: choose from {', '.join(SPLITS)}")
@@ -184,14 +185,13 @@ def _sizes(rng: np.random.Generator, plan: _Plan) -> tuple[str, ...]:
         return (_choice(rng, ("small", "medium")),)
     if plan.total == 2:
         options = _TWO_SIZES[:4] if plan.joined == "touching" else _TWO_SIZES
-        sizes = options[int(rng.random() * len(options))]
-        return sizes if not plan.patterned or sizes != ("small", "small") else ("medium", "medium")
-    sizes = tuple("small" for _ in plan.counts)
+        both = _choice(rng, options)
+        return both if not plan.patterned or both != ("small", "small") else ("medium", "medium")
+    sizes = ["small"] * len(plan.counts)
     singles = [index for index, count in enumerate(plan.counts) if count == 1]
     if singles and (plan.patterned or rng.random() < 0.5):
-        larger = int(rng.random() * len(singles))
-        sizes = tuple("medium" if index == singles[larger] else size for index, size in enumerate(sizes))
-    return sizes
+        sizes[_choice(rng, singles)] = "medium"
+    return tuple(sizes)
 
 
 def _textures(rng: np.random.Generator, plan: _Plan, sizes: tuple[str, ...]) -> list[str]:
@@ -210,8 +210,10 @@ def _textures(rng: np.random.Generator, plan: _Plan, sizes: tuple[str, ...]) -> 
 
 def _jittered(rng: np.random.Generator, rgb: RGB) -> RGB:
     """A colour moved by up to COLOUR_JITTER levels a channel."""
-    shifts = rng.integers(-COLOUR_JITTER, COLOUR_JITTER + 1, 3).tolist()
-    red, green, blue = (min(max(channel + shift, 0), 255) for channel, shift in zip(rgb, shifts, strict=True))
+    shifts = rng.uniform(-COLOUR_JITTER, COLOUR_JITTER, 3).tolist()
+    red, green, blue = (
+        min(max(round(level + shift), 0), 255) for level, shift in zip(rgb, shifts, strict=True)
+    )
     return red, green, blue
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 from PIL import Image
@@ -20,8 +20,8 @@ MOST_MATCHED = 6  # of the objects seen, only this many of the largest take part
 class SceneScore:
     """How a picture answers a prompt, each number in [0, 1].
 
-    binding     fraction of the described objects (each of "three red circles" is one) that are matched by an object
-                of their own with every attribute the prompt states: colour, shape, texture, size
+    binding     fraction of the described objects (each of "three red circles" is one) that are matched by an
+                object of their own with every attribute the prompt states: colour, shape, texture, size
     relations   fraction of the stated relations that hold between the objects matched; 1 if none is stated
     counts      fraction of the described kinds with exactly the stated number in the picture, times
                 min(seen, asked) / max(seen, asked): extra objects and missing objects both cost
@@ -63,7 +63,14 @@ def score_reading(reading: Reading, requirement: Requirement) -> SceneScore:
     terms += [(1.0, background)] if stated[1] else []
     overall = sum(weight * value for weight, value in terms) / sum(weight for weight, _ in terms)
     return SceneScore(
-        True, match.binding(), match.relations(), match.counts(), background, overall, *stated, match.attributes()
+        True,
+        match.binding(),
+        match.relations(),
+        match.counts(),
+        background,
+        overall,
+        *stated,
+        match.attributes(),
     )
 
 
@@ -71,7 +78,9 @@ def _has(seen: SeenObject, name: str, value: str) -> bool:
     return getattr(seen, name) == value
 
 
-def _fits(seen: SeenObject, asked: Described, names: Sequence[str] = ("colour", "shape", "texture", "size")) -> bool:
+def _fits(
+    seen: SeenObject, asked: Described, names: Sequence[str] = ("colour", "shape", "texture", "size")
+) -> bool:
     """Whether an object has what is asked of the named attributes."""
     return all(_has(seen, name, value) for name, value in asked.stated().items() if name in names)
 
@@ -105,7 +114,7 @@ class _Match:
 
     @classmethod
     def best(cls, reading: Reading, requirement: Requirement) -> _Match:
-        """The deal that satisfies most described objects, then most relations, then most single attributes."""
+        """The deal that satisfies most described objects, then most relations, then most attributes."""
         by_size = sorted(range(len(reading.objects)), key=lambda index: -reading.objects[index].width)
         available: list[int | None] = list(by_size[:MOST_MATCHED])
         available += [None] * (requirement.total - len(available))
@@ -123,7 +132,10 @@ class _Match:
 
     def binding(self) -> float:
         """Fraction of described objects that are matched in every stated attribute."""
-        return sum(seen is not None and _fits(seen, asked) for asked, seen in self._pairs()) / self.requirement.total
+        return (
+            sum(seen is not None and _fits(seen, asked) for asked, seen in self._pairs())
+            / self.requirement.total
+        )
 
     def attributes(self) -> dict[str, float]:
         """For each stated attribute, the fraction of described objects that have it."""
@@ -134,7 +146,7 @@ class _Match:
         return {name: sum(values) / len(values) for name, values in found.items()}
 
     def relations(self) -> float:
-        """Fraction of the stated relations that hold between objects of the right colour and shape; 1 if none is stated."""
+        """Fraction of the stated relations that hold between objects of the right kind, or 1."""
         stated = self.requirement.relations
         return sum(self._relation_holds(relation) for relation in stated) / len(stated) if stated else 1.0
 
@@ -142,7 +154,9 @@ class _Match:
         subjects, others = self.given[relation.subject], self.given[relation.object]
         for kind, indices in ((relation.subject, subjects), (relation.object, others)):
             for index in indices:
-                if index is None or not _fits(self.reading.objects[index], self.requirement.objects[kind], _KIND):
+                if index is None or not _fits(
+                    self.reading.objects[index], self.requirement.objects[kind], _KIND
+                ):
                     return False
         return all(
             _holds(relation.kind, self.reading, one, other)
@@ -169,15 +183,15 @@ def _deals(
     """Every way to give available objects to the described ones, cut up by kind."""
     bounds = np.cumsum([0, *(item.count for item in requirement.objects)]).tolist()
     for dealt in permutations(available, requirement.total):
-        yield tuple(dealt[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True))
+        yield tuple(dealt[start:end] for start, end in pairwise(bounds))
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
     """Means over many pictures. Unreadable ones are counted, and count as 0 in every mean.
 
-    ``relations`` and ``background`` are over the prompts that state one (nan if none does); ``perfect`` is the
-    fraction of pictures whose overall score is 1.
+    ``relations`` and ``background`` are over the prompts that state one (nan if none does); ``perfect`` is
+    the fraction of pictures whose overall score is 1.
     """
 
     total: int
@@ -195,7 +209,9 @@ class ScoreSummary:
 def score_images(images: Sequence[Image.Image], texts: Sequence[str]) -> ScoreSummary:
     """Score each picture against its prompt, and sum up."""
     if len(images) != len(texts) or not images:
-        raise ValueError(f"{len(images)} pictures and {len(texts)} prompts: give as many of each, and at least one")
+        raise ValueError(
+            f"{len(images)} pictures and {len(texts)} prompts: give as many of each, and at least one"
+        )
     scores = tuple(score_image(image, text) for image, text in zip(images, texts, strict=True))
 
     def mean(values: Sequence[float]) -> float:
@@ -211,6 +227,8 @@ def score_images(images: Sequence[Image.Image], texts: Sequence[str]) -> ScoreSu
         background=mean([score.background for score in scores if score.background_stated]),
         overall=mean([score.overall for score in scores]),
         perfect=mean([float(score.overall == 1) for score in scores]),
-        attributes={name: mean([s.attributes[name] for s in scores if name in s.attributes]) for name in names},
+        attributes={
+            name: mean([s.attributes[name] for s in scores if name in s.attributes]) for name in names
+        },
         scores=scores,
     )

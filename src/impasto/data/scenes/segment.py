@@ -1,7 +1,7 @@
 """Find the background and the coloured regions of a picture, from its pixels alone.
 
-Every foreground pixel is explained as a mixture: it lies near a line between a palette colour, that colour's shade
-(patterns) and the background. Mixtures along antialiased edges are then no mystery, whatever their blend.
+Every foreground pixel is explained as a mixture: it lies near a line between a palette colour, that colour's
+shade (in patterns) and the background. Blends along antialiased edges are then no mystery.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Region:
 class Segmentation:
     """A picture taken apart: pixels [S, S, 3], the background (name or None, and its RGB [3]), the regions.
 
-    ``unexplained`` is the fraction of foreground pixels that no mixture of known colours explains or that lie in
-    specks too small to be objects.
+    ``unexplained`` is the fraction of foreground pixels that no mixture of known colours explains or that lie
+    in specks too small to be objects.
     """
 
     pixels: Array
@@ -81,7 +81,7 @@ def smallest_object_area() -> float:
 
 
 def segment(image: Image.Image) -> Segmentation:
-    """Take a picture apart; a border that agrees on no known background gives background None and no regions."""
+    """Take a picture apart; without a plain border of a known colour it has no background and no regions."""
     pixels = as_pixels(image)
     name, rgb, noise = _background(pixels)
     if name is None:
@@ -98,7 +98,7 @@ def segment(image: Image.Image) -> Segmentation:
 
 
 def _background(pixels: Array) -> tuple[str | None, Array, float]:
-    """Name (None if its frame does not agree on one), RGB, and typical RGB distance of its pixels from that."""
+    """Name (None if the border does not agree on one), RGB, and the border's typical distance from that RGB."""
     frame = max(1, round(len(pixels) / 48))
     inner = np.zeros(pixels.shape[:2], dtype=bool)
     inner[frame:-frame, frame:-frame] = True
@@ -116,7 +116,7 @@ def _background(pixels: Array) -> tuple[str | None, Array, float]:
 def _segment_distance(points: Array, start: Array, end: Array) -> Array:
     """Distance of points [N, 3] from the line pieces start..end [K, 3]: [N, K]."""
     along = end - start
-    length = (along * along).sum(axis=-1)
+    length = np.maximum((along * along).sum(axis=-1), np.float32(1e-6))
     # |p - s - t a|^2 with t = clip(<p - s, a> / |a|^2, 0, 1), expanded so that everything is a matrix product
     product = points @ along.T - (start * along).sum(axis=-1)
     t = np.clip(product / length, 0, 1)
@@ -125,7 +125,7 @@ def _segment_distance(points: Array, start: Array, end: Array) -> Array:
 
 
 def _explain(points: Array, background: Array) -> tuple[Array, Array]:
-    """How far points [N, 3] are from each colour's mixtures with shade and background, and from its pure forms: [N, K]."""
+    """How far points [N, 3] are from each colour's mixtures, and from its pure forms: two of [N, K]."""
     shades = _PALETTE * np.float32(SHADE)
     backgrounds = np.broadcast_to(background, _PALETTE.shape).astype(np.float32)
     mixtures = [
@@ -139,38 +139,37 @@ def _explain(points: Array, background: Array) -> tuple[Array, Array]:
 def _labels(foreground: Mask, points: Array, distances: Array, cores: Array) -> Labels:
     """A colour index for every foreground pixel, -1 elsewhere: [S, S].
 
-    Within each connected piece of foreground only colours with enough pure pixels of their own are considered, so
-    that blends along an edge cannot pass for a third colour; nor may a thin line of a colour that its neighbours blend
-    into.
+    Within each connected piece of foreground only colours with enough pure pixels of their own are considered,
+    so that blends along an edge cannot pass for a third colour; nor may a thin line of the colour into which
+    its neighbours blend.
     """
-    size = len(foreground)
     pieces, count = connected(foreground.astype(np.int32))
     piece_of = pieces[foreground]
-    nearest = distances.argmin(axis=1)
-    votes = cores.min(axis=1) < CORE
-    labels = np.full((size, size), -1, dtype=np.int32)
-    chosen = np.zeros(len(distances), dtype=np.int32)
-    least = LEAST_SHARE * smallest_object_area() * size * size
+    nearest, pure = distances.argmin(axis=1), cores.min(axis=1) < CORE
+    least = LEAST_SHARE * smallest_object_area() * foreground.size
+    labels = np.full(foreground.shape, -1, dtype=np.int32)
+    chosen = np.full(len(points), -1, dtype=np.int32)
     for piece in range(count):
         members = piece_of == piece
         if not members.any():
             continue
-        tally = np.bincount(nearest[members & votes], minlength=len(_PALETTE))
-        if tally.max() == 0:
-            tally = np.bincount(nearest[members], minlength=len(_PALETTE))
-        kept = np.flatnonzero(tally >= max(0.5 * least, 0.04 * tally.sum(), 1.0))
-        if len(kept) == 0:
-            kept = tally.argmax(keepdims=True)
+        kept = _plausible(nearest[members], pure[members], least)
         chosen[members] = kept[distances[members][:, kept].argmin(axis=1)]
         for colour in kept if len(kept) > 2 else ():
-            others = kept[kept != colour]
-            of_colour = members & (chosen == colour)
-            labels[foreground] = np.where(of_colour, 0, -1)
-            if len(others) > 1 and not eroded(labels == 0).any() and _is_blend(points[of_colour], others):
+            others, line = kept[kept != colour], members & (chosen == colour)
+            labels[foreground] = np.where(line, colour, -1)
+            if len(others) > 1 and not eroded(labels == colour).any() and _is_blend(points[line], others):
                 kept = others
                 chosen[members] = kept[distances[members][:, kept].argmin(axis=1)]
     labels[foreground] = chosen
     return labels
+
+
+def _plausible(nearest: NDArray[np.intp], pure: Mask, least: float) -> NDArray[np.intp]:
+    """The colours with enough pure pixels among pixels [N] whose nearest colours are given; at least one."""
+    tally = np.bincount(nearest[pure] if pure.any() else nearest, minlength=len(_PALETTE))
+    kept = np.flatnonzero(tally >= max(0.5 * least, 0.04 * tally.sum(), 1.0))
+    return kept if len(kept) else np.array([tally.argmax()])
 
 
 def _is_blend(points: Array, others: NDArray[np.intp]) -> bool:
@@ -204,7 +203,7 @@ def eroded(mask: Mask) -> Mask:
 
 
 def _regions(labels: Labels) -> tuple[tuple[Region, ...], int]:
-    """Connected regions of one colour that are large enough to be objects, and the number of pixels in specks."""
+    """Connected regions of one colour large enough to be objects, and the number of pixels in specks."""
     least = LEAST_SHARE * smallest_object_area() * labels.size
     pieces, count = connected(labels)
     areas = np.bincount(pieces.ravel(), minlength=count)

@@ -1,8 +1,8 @@
 """The eight shapes as signed-distance functions, with the facts about them that placing and reading need.
 
-A shape lives in its own coordinates: its bounding box is centred on the origin, y grows downwards, and a shape
-of nominal width ``w`` is the unit shape times ``w / 2``. Distances are negative inside. They are exact or a
-lower bound of the true distance outside, which is enough for antialiasing and for sliding shapes into contact.
+A shape lives in its own coordinates: its bounding box is centred on the origin, y grows downwards, and a
+shape of nominal width ``w`` is the unit shape times ``w / 2``. Distances are negative inside. They are exact
+or a lower bound of the true distance outside, enough for antialiasing and for sliding shapes into contact.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def coverage(shape: str, x: float, y: float, width: float, columns: Array, rows:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Measures of a unit shape: area, centre of mass, half width and half height, points of its outline [N]."""
+    """Measures of a unit shape: area, centre of mass, half width and height, points of its outline [N]."""
 
     area: float
     centre_x: float
@@ -155,7 +155,7 @@ Placed = tuple[str, float, float, float]
 
 
 def gap_between(first: Placed, second: Placed) -> float:
-    """Distance between two placed shapes as a fraction of the side; negative by the depth to which they overlap."""
+    """Distance between two placed shapes as a fraction of the side; negative where they overlap."""
     return min(_outline_distance(first, second), _outline_distance(second, first))
 
 

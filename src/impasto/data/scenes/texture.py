@@ -16,7 +16,7 @@ _PALETTE: Array = np.array(list(COLOURS.values()), dtype=np.float32)
 
 
 def texture_of(pixels: Array, mask: Mask, colour: int) -> tuple[str, Array, Array]:
-    """The texture of the region under ``mask`` [S, S] of pixels [S, S, 3], and the RGB [3] of its bright and dark parts."""
+    """The texture of a region of pixels [S, S, 3] under a mask [S, S], and the RGB [3] of its two parts."""
     bright, dark = _PALETTE[colour], _PALETTE[colour] * np.float32(SHADE)
     inner = eroded(mask)
     deeper = eroded(inner)
@@ -32,16 +32,20 @@ def texture_of(pixels: Array, mask: Mask, colour: int) -> tuple[str, Array, Arra
 
 
 def _power(shading: Array, x: Array, y: Array, across: float, down: float) -> float:
-    """Mean power of the wave of the given frequencies (waves a side) in the shading [N], whatever its phase."""
+    """Mean power of a wave (frequencies in waves a side) in the shading [N], whatever its phase."""
     phase = np.float32(2 * np.pi) * (np.float32(across) * x + np.float32(down) * y)
     return 2 * float((shading @ np.cos(phase)) ** 2 + (shading @ np.sin(phase)) ** 2) / len(shading) ** 2
 
 
 def _rhythm(shading: Array, x: Array, y: Array) -> tuple[str, float]:
-    """The strongest rhythm and its root mean square: stripes repeat along one axis, dots along both, checks diagonally."""
+    """The strongest rhythm and its root mean square.
+
+    Stripes repeat along one axis, dots along both, checks along the diagonals.
+    """
     best, name = 0.0, "solid"
     for stretch in _STRETCHES:
-        stripe, dot, check = 1 / (STRIPE_PERIOD * stretch), 1 / (DOT_PERIOD * stretch), 0.5 / (CHECK_SIDE * stretch)
+        stripe, dot = 1 / (STRIPE_PERIOD * stretch), 1 / (DOT_PERIOD * stretch)
+        check = 0.5 / (CHECK_SIDE * stretch)
         lopsided = abs(_power(shading, x, y, 0, stripe) - _power(shading, x, y, stripe, 0))
         both = 2 * min(_power(shading, x, y, dot, 0), _power(shading, x, y, 0, dot))
         diagonal = _power(shading, x, y, check, check) + _power(shading, x, y, check, -check)

@@ -1,4 +1,4 @@
-"""The words of the captions, English and Chinese: what the grammar says and everything the parser understands.
+"""The words of the captions, English and Chinese: what the grammar says and what the parser understands.
 
 In every tuple of forms the first is the usual one. Forms under ``*_ALSO`` are understood but never produced.
 """
@@ -62,7 +62,12 @@ ENGLISH_TEXTURE_ENDINGS: dict[str, Forms] = {
     "dotted": ("with dots", "covered in dots", "with spots"),
     "checkered": ("with checks", "with a checkered pattern"),
 }
-ENGLISH_NUMBERS: dict[int, Forms] = {1: ("one",), 2: ("two", "2", "a pair of"), 3: ("three", "3"), 4: ("four", "4")}
+ENGLISH_NUMBERS: dict[int, Forms] = {
+    1: ("one",),
+    2: ("two", "2", "a pair of"),
+    3: ("three", "3"),
+    4: ("four", "4"),
+}
 ENGLISH_NUMBERS_ALSO: dict[int, Forms] = {1: ("1", "a single"), 2: ("a couple of",)}
 ENGLISH_RELATIONS: dict[str, Forms] = {
     "left of": ("to the left of", "left of", "on the left of", "on the left side of"),
@@ -89,11 +94,24 @@ ENGLISH_ASIDES: dict[str, Forms] = {  # "B with A <to its left>"
     "inside": ("inside it", "within it"),
 }
 ENGLISH_MUTUAL = ("touching each other", "in contact with each other", "that touch each other")
-ENGLISH_MUTUAL_ALSO = ("touch each other", "that are touching", "which are touching", "in contact", "touching one another")
+ENGLISH_MUTUAL_ALSO = (
+    "touch each other",
+    "that are touching",
+    "which are touching",
+    "in contact",
+    "touching one another",
+)
 ENGLISH_HOLDS = ("containing", "contains", "surrounding", "enclosing")
 ENGLISH_HOLDS_ALSO = ("that contains", "which contains", "holding", "around", "surrounds", "encloses")
 ENGLISH_OPENINGS = ("a picture of", "an image of", "a drawing of")
-ENGLISH_OPENINGS_ALSO = ("a photo of", "a painting of", "picture of", "image of", "drawing of", "the picture shows")
+ENGLISH_OPENINGS_ALSO = (
+    "a photo of",
+    "a painting of",
+    "picture of",
+    "image of",
+    "drawing of",
+    "the picture shows",
+)
 
 CHINESE_COLOURS: dict[str, Forms] = {
     "red": ("红色", "红"),
@@ -105,7 +123,11 @@ CHINESE_COLOURS: dict[str, Forms] = {
     "purple": ("紫色", "紫"),
     "pink": ("粉色", "粉红色"),
 }
-CHINESE_COLOURS_ALSO: dict[str, Forms] = {"orange": ("橙", "橘黄色"), "cyan": ("青", "青绿色"), "pink": ("粉", "粉红")}
+CHINESE_COLOURS_ALSO: dict[str, Forms] = {
+    "orange": ("橙", "橘黄色"),
+    "cyan": ("青", "青绿色"),
+    "pink": ("粉", "粉红"),
+}
 CHINESE_BACKGROUNDS: dict[str, Forms] = {
     "white": ("白色", "纯白色"),
     "gray": ("灰色",),
@@ -124,13 +146,24 @@ CHINESE_SHAPES: dict[str, Forms] = {
     "ring": ("圆环", "环形"),
 }
 CHINESE_SHAPES_ALSO: dict[str, Forms] = {
-    "circle": ("圆圈", "圆盘"), "square": ("方形",), "triangle": ("三角",), "cross": ("加号",), "star": ("星",),
-    "heart": ("心",), "ring": ("环",),
-}  # fmt: skip
+    "circle": ("圆圈", "圆盘"),
+    "square": ("方形",),
+    "triangle": ("三角",),
+    "cross": ("加号",),
+    "star": ("星",),
+    "heart": ("心",),
+    "ring": ("环",),
+}
 CHINESE_SHAPE_ADJECTIVES: dict[str, str] = {
-    "circle": "圆形", "square": "方形", "triangle": "三角形", "diamond": "菱形", "cross": "十字形", "star": "星形",
-    "heart": "心形", "ring": "环形",
-}  # fmt: skip
+    "circle": "圆形",
+    "square": "方形",
+    "triangle": "三角形",
+    "diamond": "菱形",
+    "cross": "十字形",
+    "star": "星形",
+    "heart": "心形",
+    "ring": "环形",
+}
 CHINESE_OBJECTS = ("图形", "物体")
 CHINESE_OBJECTS_ALSO = ("东西", "形状")
 CHINESE_SIZES: dict[str, Forms] = {
@@ -147,8 +180,11 @@ CHINESE_TEXTURES: dict[str, Forms] = {
 }
 CHINESE_NUMBERS: dict[int, Forms] = {1: ("一个",), 2: ("两个", "2个"), 3: ("三个", "3个"), 4: ("四个", "4个")}
 CHINESE_NUMBERS_ALSO: dict[int, Forms] = {
-    1: ("1个", "一颗", "一枚", "一只"), 2: ("二个", "两颗", "一对"), 3: ("三颗",), 4: ("四颗",)
-}  # fmt: skip
+    1: ("1个", "一颗", "一枚", "一只"),
+    2: ("二个", "两颗", "一对"),
+    3: ("三颗",),
+    4: ("四颗",),
+}
 CHINESE_PLACES: dict[str, Forms] = {
     "left of": ("左边", "左侧", "左面", "左方"),
     "right of": ("右边", "右侧", "右面", "右方"),
@@ -156,7 +192,11 @@ CHINESE_PLACES: dict[str, Forms] = {
     "below": ("下方", "下面", "下边"),
     "inside": ("里面", "内部", "之内"),
 }
-CHINESE_PLACES_ALSO: dict[str, Forms] = {"inside": ("里", "中间", "里边"), "above": ("之上",), "below": ("之下",)}
+CHINESE_PLACES_ALSO: dict[str, Forms] = {
+    "inside": ("里", "中间", "里边"),
+    "above": ("之上",),
+    "below": ("之下",),
+}
 CHINESE_TOUCHES = ("接触", "碰着", "紧贴着")
 CHINESE_TOUCHES_ALSO = ("接触着", "碰到", "挨着", "紧贴", "接触到")
 CHINESE_MUTUAL = ("相互接触", "挨在一起", "紧贴在一起")
