@@ -1,5 +1,6 @@
 """What a run leaves behind: metrics.jsonl, a console, sample sheets, checkpoints, the newest model."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from impasto.runtime.display import TrainingDisplay, memory_bytes
 from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.log import MetricsWriter
+from impasto.runtime.report import write_report
 from impasto.runtime.sinks import Sink
 from impasto.text import TextEncoder
 
@@ -109,6 +111,7 @@ class RunRecorder:
         keep = [checkpoint_path(self.out, int(self.best["images"]))] if self.best else []
         prune(self.out, state.run.training.keep_checkpoints, keep)
         self.pipeline(state).save_pretrained(self.out / "model")
+        write_report(self.out, self.out.name, json.dumps(to_dict(state.run), indent=2))
 
     def pipeline(self, state: TrainingState) -> AuroraPipeline:
         """The averaged generator, ready to draw."""
@@ -128,8 +131,6 @@ class RunRecorder:
 
 
 def write_run_config(out: Path, name: str, state: TrainingState) -> None:
-    import json
-
     document = {"preset": name, **to_dict(state.run)}
     atomic_write_text(out / "config.json", json.dumps(document, indent=2) + "\n")
 

@@ -173,7 +173,7 @@ def _main_colour(pixels: Array, mask: Mask) -> Array:
 
 
 def _share(pixels: Array, region: Region, filled: Mask, reach: Mask, around: Array) -> tuple[Array, str]:
-    """How much of each pixel the object covers, 0..1 [S, S], and its texture; ``around`` is the RGB near it."""
+    """How much of each pixel the object covers [S, S], and its texture; ``around`` is the RGB by it."""
     texture, bright, dark = texture_of(pixels, region.mask, region.colour)
     if texture == "solid":
         core = eroded(region.mask)

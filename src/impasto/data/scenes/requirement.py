@@ -127,7 +127,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> Requirement:
     each_once = all(len(group.members) == 1 for group in groups)
     drop_colours = category == "shape" and distinct_shapes and chance() < 0.4
     state_sizes = {"complex": chance() < 0.5, "non-spatial": chance() < 0.35}.get(category, False)
-    state_textures = category == "texture" or (category == "complex" and chance() < 0.85)
+    state_textures = category in ("texture", "complex")
     objects = []
     for group in groups:
         bare = drop_colours and (group.colour, group.shape) not in HELD_OUT_PAIRS
@@ -141,14 +141,16 @@ def describe(scene: Scene, rng: np.random.Generator) -> Requirement:
                 size=group.size if state_sizes else None,
             )
         )
-    relations = _chosen_relations(scene, true_relations(scene, groups), rng)
+    relations = _chosen_relations(scene, true_relations(scene, groups), rng, least=0 if state_sizes else 1)
     uneventful = category == "non-spatial" and each_once and not state_sizes and not relations
     state_background = uneventful or chance() < {"complex": 0.5, "non-spatial": 0.4}.get(category, 0.2)
     return Requirement(tuple(objects), relations, scene.background if state_background else None)
 
 
-def _chosen_relations(scene: Scene, true: list[Relation], rng: np.random.Generator) -> tuple[Relation, ...]:
-    """Which of the true relations a caption of this category states."""
+def _chosen_relations(
+    scene: Scene, true: list[Relation], rng: np.random.Generator, least: int
+) -> tuple[Relation, ...]:
+    """Which of the true relations a caption of this category states; a complex one up to two, ``least`` if it can."""
     joined = [item for item in true if item.kind in ("touching", "inside")]
     directions = [item for item in true if item.kind not in ("touching", "inside")]
     rng.shuffle(directions)
@@ -158,6 +160,6 @@ def _chosen_relations(scene: Scene, true: list[Relation], rng: np.random.Generat
         wanted = 2 if len(scene.objects) > 2 and rng.random() < 0.5 else 1
         return tuple(directions[:wanted])
     if scene.category == "complex":
-        wanted = int(rng.integers(0 if joined else 1, 3)) if rng.random() < 0.8 else 0
+        wanted = int(rng.integers(least, 3))
         return (*joined, *directions[: max(wanted - len(joined), 0)])
     return ()

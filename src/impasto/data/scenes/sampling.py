@@ -11,6 +11,7 @@ import numpy as np
 from impasto.data.scenes.placement import Body, Unit, arrange, contact, containment, single
 from impasto.data.scenes.requirement import groups_of, true_relations
 from impasto.data.scenes.world import (
+    BACKGROUND_JITTER,
     BACKGROUNDS,
     CATEGORIES,
     COLOUR_JITTER,
@@ -208,9 +209,9 @@ def _textures(rng: np.random.Generator, plan: _Plan, sizes: tuple[str, ...]) -> 
     return textures
 
 
-def _jittered(rng: np.random.Generator, rgb: RGB) -> RGB:
-    """A colour moved by up to COLOUR_JITTER levels a channel."""
-    shifts = rng.uniform(-COLOUR_JITTER, COLOUR_JITTER, 3).tolist()
+def _jittered(rng: np.random.Generator, rgb: RGB, most: int) -> RGB:
+    """A colour moved by up to ``most`` levels a channel."""
+    shifts = rng.uniform(-most, most, 3).tolist()
     red, green, blue = (
         min(max(round(level + shift), 0), 255) for level, shift in zip(rgb, shifts, strict=True)
     )
@@ -247,13 +248,13 @@ def build(
         (x + dx, y + dy) for unit, (x, y) in zip(units, places, strict=True) for dx, dy in unit.offsets
     ]
     objects = tuple(
-        replace(item, x=x, y=y, width=body.width, rgb=_jittered(rng, COLOURS[item.colour]))
+        replace(item, x=x, y=y, width=body.width, rgb=_jittered(rng, COLOURS[item.colour], COLOUR_JITTER))
         for item, body, (x, y) in zip(blanks, bodies, centres, strict=True)
     )
     return Scene(
         objects,
         background,
-        _jittered(rng, BACKGROUNDS[background]),
+        _jittered(rng, BACKGROUNDS[background], BACKGROUND_JITTER),
         category,
         inside=((1, 0),) if joined == "inside" else (),
         touching=((0, 1),) if joined == "touching" else (),

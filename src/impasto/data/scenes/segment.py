@@ -98,7 +98,7 @@ def segment(image: Image.Image) -> Segmentation:
 
 
 def _background(pixels: Array) -> tuple[str | None, Array, float]:
-    """Name (None if the border does not agree on one), RGB, and the border's typical distance from that RGB."""
+    """Name (None if the border does not agree on one), RGB, and its pixels' typical distance to that."""
     frame = max(1, round(len(pixels) / 48))
     inner = np.zeros(pixels.shape[:2], dtype=bool)
     inner[frame:-frame, frame:-frame] = True
@@ -139,9 +139,9 @@ def _explain(points: Array, background: Array) -> tuple[Array, Array]:
 def _labels(foreground: Mask, points: Array, distances: Array, cores: Array) -> Labels:
     """A colour index for every foreground pixel, -1 elsewhere: [S, S].
 
-    Within each connected piece of foreground only colours with enough pure pixels of their own are considered,
-    so that blends along an edge cannot pass for a third colour; nor may a thin line of the colour into which
-    its neighbours blend.
+    Within each connected piece of foreground only colours with enough pure pixels of their own are taken, so
+    that blends along an edge cannot pass for a third colour; nor may a thin line of the colour into which its
+    neighbours blend.
     """
     pieces, count = connected(foreground.astype(np.int32))
     piece_of = pieces[foreground]

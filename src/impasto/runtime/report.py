@@ -1,0 +1,91 @@
+"""A run on one page: curves of its metrics and its newest samples, as HTML without scripts or downloads."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from impasto.runtime.files import atomic_write_text
+from impasto.runtime.log import read_metrics
+
+WIDTH, HEIGHT, PAD = 440, 150, 8
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777", "#5a2882")
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222;"
+    "background:#faf9f6}figure{display:inline-block;margin:.5em 1em 1em 0;vertical-align:top}"
+    "figcaption{font-size:13px}svg{background:#fff;border:1px solid #ddd}img{image-rendering:pixelated;"
+    "max-width:100%;border:1px solid #ddd}details pre{font-size:12px;overflow-x:auto}"
+)
+Series = list[tuple[float, float]]
+
+
+def write_report(run: Path, title: str, configuration: str = "") -> Path:
+    """Write RUN/report.html from RUN/metrics.jsonl and RUN/samples; returns its path."""
+    rows = read_metrics(run / "metrics.jsonl", with_time=True)
+    images = rows[-1]["images"] if rows else 0
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{images:,} images seen.</p>", _samples(run)]
+    for group, series in _groups(rows).items():
+        parts.append(f"<h2>{html.escape(group)}</h2>" + _charts(group, series))
+    if configuration:
+        escaped = html.escape(configuration)
+        parts.append(f"<details><summary>configuration</summary><pre>{escaped}</pre></details>")
+    head = f"<meta charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
+    path = run / "report.html"
+    atomic_write_text(path, f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n")
+    return path
+
+
+def _samples(run: Path) -> str:
+    """The newest sheet of each kind, linked, not copied."""
+    newest: dict[str, str] = {}
+    folder = run / "samples"
+    for path in sorted(folder.glob("*.png")) if folder.is_dir() else []:
+        newest[path.stem.split("-", 1)[-1]] = path.name
+    names = [html.escape(name) for name in newest.values()]
+    figure = "<figure><img src='samples/{0}'><figcaption>{0}</figcaption></figure>"
+    return "".join(figure.format(name) for name in names)
+
+
+def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Series]]:
+    """Metrics by the part of their name before the first slash, each a list of (images, value)."""
+    groups: dict[str, dict[str, Series]] = {}
+    for row in rows:
+        flat = {**row, **{f"time/{name}": value for name, value in row.get("time", {}).items()}}
+        for name, value in flat.items():
+            if "/" in name and isinstance(value, (int, float)) and math.isfinite(value):
+                group = name.split("/", 1)[0]
+                groups.setdefault(group, {}).setdefault(name, []).append((row["images"], float(value)))
+    return groups
+
+
+def _charts(group: str, series: Mapping[str, Series]) -> str:
+    """One chart a metric; experts of a layer share one."""
+    if group != "experts":
+        return "".join(_chart(name, {name: points}) for name, points in series.items())
+    layers: dict[str, dict[str, Series]] = {}
+    for name, points in series.items():
+        layers.setdefault(name.rsplit("/", 1)[0], {})[name.rsplit("/", 1)[1]] = points
+    return "".join(_chart(layer, experts) for layer, experts in layers.items())
+
+
+def _chart(title: str, lines: Mapping[str, Series]) -> str:
+    xs = [x for points in lines.values() for x, _ in points]
+    ys = [y for points in lines.values() for _, y in points]
+    left, low = min(xs), min(ys)
+    across, up = (max(xs) - left) or 1.0, (max(ys) - low) or 1.0
+    drawn = []
+    for index, points in enumerate(lines.values()):
+        places = " ".join(
+            f"{PAD + (x - left) / across * (WIDTH - 2 * PAD):.1f},"
+            f"{HEIGHT - PAD - (y - low) / up * (HEIGHT - 2 * PAD):.1f}"
+            for x, y in points
+        )
+        colour = COLOURS[index % len(COLOURS)]
+        drawn.append(f"<polyline fill='none' stroke='{colour}' stroke-width='1.5' points='{places}'/>")
+    last = ", ".join(f"{points[-1][1]:.4g}" for points in lines.values())
+    caption = f"{html.escape(title)}: {low:.4g} to {max(ys):.4g}, now {last}"
+    return (
+        f"<figure><svg width='{WIDTH}' height='{HEIGHT}'>{''.join(drawn)}</svg>"
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
