@@ -203,6 +203,7 @@ class EnglishReader(Reader):
             return True
         self.set_background(self.need("background colour"))
         self.take("background")
+        self.take("with")  # "a black background with ..."
         return True
 
     def noun(self) -> int:

@@ -150,7 +150,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> Requirement:
 def _chosen_relations(
     scene: Scene, true: list[Relation], rng: np.random.Generator, least: int
 ) -> tuple[Relation, ...]:
-    """Which of the true relations a caption of this category states; a complex one up to two, ``least`` if it can."""
+    """Which of the true relations a caption of this category states: ``least`` to two in a complex one."""
     joined = [item for item in true if item.kind in ("touching", "inside")]
     directions = [item for item in true if item.kind not in ("touching", "inside")]
     rng.shuffle(directions)

@@ -156,7 +156,8 @@ Placed = tuple[str, float, float, float]
 
 def gap_between(first: Placed, second: Placed) -> float:
     """Distance between two placed shapes as a fraction of the side; negative where they overlap."""
-    return min(_outline_distance(first, second), _outline_distance(second, first))
+    there, back = _outline_distance(first, second), _outline_distance(second, first)
+    return min(there, back) if min(there, back) < 0 else max(there, back)  # apart, both are lower bounds
 
 
 def _outline_distance(points_of: Placed, field_of: Placed) -> float:
