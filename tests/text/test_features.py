@@ -9,7 +9,7 @@ from impasto.text import TextFeatures, load_encoder
 def test_unknown_names_get_the_nearest_match() -> None:
     with pytest.raises(ValueError, match="unknown text encoder 'sentense'; did you mean 'sentence'"):
         load_encoder("sentense")
-    with pytest.raises(ValueError, match="known: sentence, clip"):
+    with pytest.raises(ValueError, match="choose from: clip, sentence"):
         load_encoder("xyz")
     with pytest.raises(ValueError, match="needs its weights"):
         load_encoder("clip")

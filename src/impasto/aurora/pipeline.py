@@ -51,11 +51,17 @@ class AuroraPipeline:
     """
 
     def __init__(
-        self, generator: Generator, config: AuroraConfig, *, name: str = "aurora", trained: bool = True
+        self,
+        generator: Generator,
+        config: AuroraConfig,
+        *,
+        name: str = "aurora",
+        trained: bool = True,
+        encoder: TextEncoder | None = None,
     ):
         self.generator, self.config, self.name, self.trained = generator.eval(), config, name, trained
-        self.device = torch.device("cpu")
-        self._encoder: TextEncoder | None = None
+        self.device = generator.w_avg.device
+        self._encoder = encoder
 
     @classmethod
     def untrained(cls, config: AuroraConfig, *, name: str, seed: int = 0) -> "AuroraPipeline":

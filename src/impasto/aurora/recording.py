@@ -119,9 +119,7 @@ class RunRecorder:
             with torch.random.fork_rng(devices=[]):
                 self._shadow = Generator(state.run.model.generator).to(self.ranks.device)
         state.average.copy_to(self._shadow)
-        pipe = AuroraPipeline(self._shadow, state.run.model, name=self.out.name, trained=True)
-        pipe.device, pipe._encoder = self.ranks.device, self.encoder
-        return pipe
+        return AuroraPipeline(self._shadow, state.run.model, name=self.out.name, encoder=self.encoder)
 
     def close(self) -> None:
         if self.writer is not None:

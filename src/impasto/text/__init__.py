@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
+from impasto.config import nearest
 from impasto.text.features import TextEncoder, TextFeatures
 
 __all__ = ["ENCODERS", "TextEncoder", "TextFeatures", "load_encoder"]
@@ -20,9 +20,7 @@ def load_encoder(name: str, **options: Any) -> TextEncoder:
     """
     kind, _, source = name.partition(":")
     if kind not in ENCODERS:
-        near = difflib.get_close_matches(kind, ENCODERS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(ENCODERS)}"
-        raise ValueError(f"unknown text encoder {name!r}; {hint}")
+        raise ValueError(f"unknown text encoder {name!r}; {nearest(kind, ENCODERS)}")
     return ENCODERS[kind](source, **options)
 
 
