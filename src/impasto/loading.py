@@ -23,41 +23,40 @@ def load(name: str | Path, settings: list[str] | None = None) -> Any:
     Raises ConfigError or ModelDirectoryError, in one line.
     """
     from impasto.aurora.pipeline import AuroraPipeline
-    from impasto.aurora.presets import PRESETS
 
-    text = str(name)
-    shipped = shipped_models()
-    if text in PRESETS and (settings or text not in shipped) and not is_model_directory(Path(text)):
-        config = override(PRESETS[text].build(), settings or [])
-        return AuroraPipeline.untrained(config, name=text)
-    if settings:
-        raise ConfigError(f"settings change presets only, and '{text}' is not one")
-    path = shipped.get(text) or Path(text)
-    if not path.is_dir():
-        path = _from_hub(text, [*PRESETS, *shipped])
-    family, _ = read_config(path)
+    found = _find(str(name), settings or [])
+    if not isinstance(found, Path):
+        return AuroraPipeline.untrained(found, name=str(name))
+    family, _ = read_config(found)
     families = {"aurora": AuroraPipeline.from_pretrained}
     if family not in families:
-        raise ConfigError(f"{path / CONFIG}: unknown model family '{family}'; {nearest(family, families)}")
-    return families[family](path)
+        raise ConfigError(f"{found / CONFIG}: unknown model family '{family}'; {nearest(family, families)}")
+    return families[family](found)
 
 
 def read_any_config(name: str, settings: list[str]) -> tuple[str, Any, str]:
     """(name, configuration, "preset" or "trained" or "untrained") without loading weights."""
     from impasto.aurora.config import AuroraConfig
+
+    found = _find(name, settings)
+    if not isinstance(found, Path):
+        return name, found, "preset"
+    _, document = read_config(found)
+    state = "trained" if document.pop("trained", True) else "untrained"
+    return found.resolve().name, from_dict(AuroraConfig, document), state
+
+
+def _find(name: str, settings: list[str]) -> Any:
+    """A preset's configuration, with settings applied, or the directory of a model."""
     from impasto.aurora.presets import PRESETS
 
     shipped = shipped_models()
-    if name in PRESETS and not (name in shipped and not settings):
-        return name, override(PRESETS[name].build(), settings), "preset"
-    path = shipped.get(name) or Path(name)
-    if not path.is_dir():
-        raise ConfigError(f"no model or directory '{name}'; {nearest(name, [*PRESETS, *shipped])}")
+    if name in PRESETS and (settings or name not in shipped) and not is_model_directory(Path(name)):
+        return override(PRESETS[name].build(), settings)
     if settings:
         raise ConfigError(f"settings change presets only, and '{name}' is not one")
-    _, document = read_config(path)
-    state = "trained" if document.pop("trained", True) else "untrained"
-    return path.resolve().name, from_dict(AuroraConfig, document), state
+    path = shipped.get(name) or Path(name)
+    return path if path.is_dir() else _from_hub(name, [*PRESETS, *shipped])
 
 
 def _from_hub(name: str, known: list[str]) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     assert metrics[0] == metrics[1]
     for sheet in (whole / "samples").iterdir():
         assert sheet.read_bytes() == (parts / "samples" / sheet.name).read_bytes()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
+    """Metrics of the lost past do not stay beside those of the new start."""
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    train(whole)
+    train(again, "training.images=16")
+    shutil.rmtree(again / "checkpoints")
+    train(again)
+    same_checkpoint(latest_checkpoint(whole), latest_checkpoint(again))
+    metrics = [read_metrics(run / "metrics.jsonl", with_time=False) for run in (whole, again)]
+    assert metrics[0] == metrics[1]
 
 
 def test_stopping_between_intervals_loses_nothing(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """From a preset's name to a trained run: what `impasto train` calls."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,20 @@ from torch import Tensor
 
 from impasto.aurora.official import RELEASED_CONSTRUCTOR, from_official, read_official
 from impasto.aurora.pipeline import AuroraPipeline
-from impasto.aurora.recording import RunRecorder, write_run_config
+from impasto.aurora.recording import RunRecorder, read_run_config, write_run_config
 from impasto.aurora.runs import RUNS
 from impasto.aurora.trainer import TrainingState, train
 from impasto.aurora.training_config import AuroraRun
-from impasto.config import ConfigError, diff, from_dict, nearest, override, to_dict
+from impasto.config import ConfigError, diff, nearest, override, to_dict
 from impasto.data.scene_source import SceneSource
-from impasto.metrics.scene_scores import score_pictures
-from impasto.runtime.checkpoint import clean_leftovers, latest_checkpoint, load_checkpoint, remove_after
+from impasto.data.scenes import score_images
+from impasto.runtime.checkpoint import (
+    clean_leftovers,
+    images_of,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_after,
+)
 from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
@@ -45,9 +50,7 @@ def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:
     if preset in RUNS:
         return override(RUNS[preset](), settings)
     if Path(preset).is_file():
-        document = json.loads(Path(preset).read_text(encoding="utf-8"))
-        document.pop("preset", None)
-        return override(from_dict(AuroraRun, document), settings)
+        return override(read_run_config(Path(preset)), settings)
     raise ConfigError(f"no training preset or config.json '{preset}'; {nearest(preset, RUNS)}")
 
 
@@ -57,7 +60,8 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
         raise ConfigError(f"--data {options.data} is not known; {nearest(options.data, ['scenes'])}")
     out, ranks = options.out, Ranks.from_environment(options.device)
     checkpoint = _checkpoint_to_resume(out, run, options)
-    state = TrainingState.fresh(run, ranks.device, _initial_weights(options.init_from))
+    initial = None if checkpoint else _initial_weights(options.init_from)
+    state = TrainingState.fresh(run, ranks.device, initial)
     source = SceneSource(run.model.generator.resolution, run.data, seed=run.training.seed)
     encoder = load_encoder(run.model.text_encoder)
     encoder.to(ranks.device)
@@ -68,7 +72,7 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
     sinks = make_sinks(options.log_to, out, to_dict(run)) if ranks.is_main else []
     with (
         Graceful() as stop,
-        TrainingDisplay(run.training.images, load_images(checkpoint)) as display,
+        TrainingDisplay(run.training.images, images_of(checkpoint) if checkpoint else 0) as display,
     ):
         recorder = RunRecorder(
             out,
@@ -81,10 +85,10 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             best_by="score/overall",
         )
         try:
-            if checkpoint is not None:
-                recorder.resume(state.restore(checkpoint), state.images)
-                if ranks.is_main:
-                    remove_after(out, state.images)
+            saved = state.restore(checkpoint) if checkpoint else {}
+            recorder.resume(saved, state.images)
+            if ranks.is_main:
+                remove_after(out, state.images)
             return train(
                 state, source, encoder, recorder,
                 ranks=ranks, deadline=Deadline(options.time_limit), stop=stop,
@@ -113,17 +117,13 @@ def evaluation(run: AuroraRun):
     def evaluate(pipe: AuroraPipeline) -> dict[str, float]:
         scores = {}
         for split, prompts in sets.items():
-            judged = score_pictures(pipe.generate(prompts, seed=1, batch_size=32).pictures(), prompts)
+            judged = score_images(pipe.generate(prompts, seed=1, batch_size=32).pictures(), prompts)
             prefix = "score/" if split == "train" else "score_heldout/"
             scores[f"{prefix}overall"] = judged.overall
-            scores[f"{prefix}unreadable"] = judged.unreadable / judged.count
+            scores[f"{prefix}unreadable"] = judged.unreadable / judged.total
         return scores
 
     return evaluate
-
-
-def load_images(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.name)
 
 
 def _checkpoint_to_resume(out: Path, run: AuroraRun, options: LaunchOptions) -> Path | None:
@@ -133,11 +133,10 @@ def _checkpoint_to_resume(out: Path, run: AuroraRun, options: LaunchOptions) -> 
         return None
     if options.resume == "never":
         raise ConfigError(f"{out} holds a run; choose another --out, or --resume auto to go on with it")
-    saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    saved.pop("preset", None)
+    saved = read_run_config(out / "config.json")
     # How long a run is and where it writes may change; what it computes may not.
     free = ("training.images", "training.keep_checkpoints", "training.log_every")
-    changed = [line for line in diff(from_dict(AuroraRun, saved), run) if not line.startswith(free)]
+    changed = [line for line in diff(saved, run) if not line.startswith(free)]
     if changed:
         raise ConfigError(f"{out} holds a run with other settings ({changed[0]}); choose another --out")
     return latest_checkpoint(out)
@@ -157,6 +156,3 @@ def _initial_weights(init_from: str | None) -> dict[str, dict[str, Tensor]] | No
         raise ConfigError(f"--init-from {init_from}: neither a model directory, a run, nor an official .pth")
     tensors, _ = load_checkpoint(newest)
     return {"generator": dict(tensors["average"]), "discriminator": dict(tensors["discriminator"])}
-
-
-__all__ = ["LaunchOptions", "find_run", "fixed_prompts", "launch"]

@@ -17,7 +17,7 @@ from impasto.config import from_dict, to_dict
 from impasto.nn.moe import Routing
 from impasto.pictures import to_images
 from impasto.runtime.model_directory import load_weights, read_config, save_model
-from impasto.text import TextEncoder, TextFeatures, load_encoder
+from impasto.text import TextEncoder, load_encoder
 
 FAMILY = "aurora"
 PROMPT_MEAN_SAMPLES = 16  # --loop_mapping of the released script
@@ -230,6 +230,3 @@ def _join_routing(batches: list[list[Routing]]) -> list[Routing]:
             )
         )
     return joined
-
-
-__all__ = ["AuroraPipeline", "Generation", "TextFeatures"]

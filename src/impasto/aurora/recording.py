@@ -10,7 +10,8 @@ import torch
 from impasto.aurora.generator import Generator
 from impasto.aurora.pipeline import AuroraPipeline, Generation
 from impasto.aurora.trainer import TrainingState
-from impasto.config import to_dict
+from impasto.aurora.training_config import AuroraRun
+from impasto.config import ConfigError, from_dict, to_dict
 from impasto.pictures import contact_sheet, routing_pictures, save_png, to_images
 from impasto.runtime.checkpoint import checkpoint_path, prune
 from impasto.runtime.display import TrainingDisplay, memory_bytes
@@ -51,7 +52,7 @@ class RunRecorder:
         self._interval = (time.perf_counter(), -1)
 
     def resume(self, state: Mapping[str, object], images: int) -> None:
-        """Take up after a checkpoint of `images`; metrics written later are dropped."""
+        """Take up at `images`, zero for a new start; metrics written later, by a past that was lost, go."""
         best = state.get("best")
         self.best = dict(best) if isinstance(best, Mapping) else {}
         if self.writer is not None:
@@ -131,6 +132,16 @@ class RunRecorder:
 def write_run_config(out: Path, name: str, state: TrainingState) -> None:
     document = {"preset": name, **to_dict(state.run)}
     atomic_write_text(out / "config.json", json.dumps(document, indent=2) + "\n")
+
+
+def read_run_config(path: Path) -> AuroraRun:
+    """A run's config.json back; ConfigError in one line if it is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    document.pop("preset", None)
+    return from_dict(AuroraRun, document)
 
 
 def expert_shares(values: Mapping[str, float]) -> dict[str, list[float]]:

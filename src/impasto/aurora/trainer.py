@@ -60,7 +60,7 @@ class TrainingState:
     average: AverageByImages
     path_mean: Tensor
     guards: dict[str, NonFiniteGuard]
-    sums: dict[str, float]  # of metrics since the last log line
+    sums: dict[str, Tensor | float]  # of metrics since the last log line; fp64, on their device until read
     counts: dict[str, int]
     images: int = 0
     last_checkpoint: Path | None = None
@@ -97,12 +97,13 @@ class TrainingState:
 
     def add(self, metrics: Mapping[str, Tensor | float]) -> None:
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            summand = value.double() if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums.get(name, 0.0) + summand
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def take_means(self) -> dict[str, float]:
         """Means of the metrics since the last call, which starts anew."""
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
 
@@ -129,7 +130,7 @@ class TrainingState:
                 "generator_optimizer": generator_state[1],
                 "discriminator_optimizer": discriminator_state[1],
                 "guards": {name: guard.state_dict() for name, guard in self.guards.items()},
-                "sums": self.sums,
+                "sums": {name: float(total) for name, total in self.sums.items()},
                 "counts": self.counts,
                 **extra,
             },
@@ -304,6 +305,3 @@ def _precision(config: TrainingConfig, ranks: Ranks) -> Callable[[], AbstractCon
 def _step_seed(seed: int, rank: int, images: int) -> int:
     """One stream for every (seed, rank, images seen)."""
     return (seed * 1_000_003 + rank) * (1 << 44) % (1 << 63) + images
-
-
-__all__ = ["Recorder", "Source", "TrainingState", "step", "train"]
