@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from impasto import __version__
 from impasto.assets import MissingAssetError
-from impasto.config import ConfigError
+from impasto.config import ConfigError, first_line
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DTYPES = ("float32", "bfloat16")
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments) or 0
     except (ConfigError, MissingAssetError, ValueError, OSError) as error:
-        print(f"impasto: error: {_one_line(error)}", file=sys.stderr)
+        print(f"impasto: error: {first_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("impasto: interrupted", file=sys.stderr)
@@ -324,13 +324,8 @@ def _device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} is not usable here: {_one_line(error)}") from None
+        raise ValueError(f"--device {name} is not usable here: {first_line(error)}") from None
     return name
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 if __name__ == "__main__":

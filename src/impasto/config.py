@@ -27,6 +27,12 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(choices)}"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line: for messages that pass on another library's."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def to_dict(config: Any) -> Any:
     """The tree as JSON-ready values; integer keys become strings."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):

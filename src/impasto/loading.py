@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from impasto.config import ConfigError, from_dict, nearest, override
+from impasto.config import ConfigError, first_line, from_dict, nearest, override
 from impasto.runtime.model_directory import CONFIG, is_model_directory, read_config
 
 
@@ -67,5 +67,5 @@ def _from_hub(name: str, known: list[str]) -> Path:
     try:
         return Path(snapshot_download(name))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(f"'{name}' is no local directory and could not be fetched: {reason}") from None

@@ -18,7 +18,7 @@ from impasto.aurora.config import GeneratorConfig
 from impasto.aurora.generator import Generator
 from impasto.aurora.official_keys import Entry, correspondence
 from impasto.aurora.official_options import RELEASED_CONSTRUCTOR, config_from_constructor
-from impasto.config import ConfigError, nearest
+from impasto.config import ConfigError, first_line, nearest
 from impasto.nn.resample import fir_kernel
 from impasto.runtime.files import atomic_path
 
@@ -127,7 +127,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"{path} is not a checkpoint that opens with weights_only=True: {reason}") from None
     if isinstance(content, Mapping):
         for key in ("generator_smooth", "generator"):
