@@ -39,7 +39,7 @@ def test_generate_writes_pictures_with_their_settings(tmp_path, capsys):
 
 
 def test_every_verb_has_help(capsys):
-    verbs = ["generate", "list", "info", "assets", "convert"]
+    verbs = ["generate", "train", "evaluate", "list", "info", "assets", "convert"]
     for verb in [[], *([v] for v in verbs)]:
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([*verb, "--help"])
@@ -53,6 +53,23 @@ def test_version_and_list(capsys):
     assert __version__ in capsys.readouterr().out
     status, printed, _ = run(capsys, "list")
     assert status == 0 and "aurora-64-release" in printed
+
+
+def test_evaluate_a_model_and_its_pictures(tmp_path, capsys):
+    out = tmp_path / "report"
+    arguments = ("--count", "3", "--out", str(out), "--set", "max_objects=1", "--set", "textures=false")
+    status, printed, _ = run(capsys, "evaluate", "aurora-debug", *arguments)
+    assert status == 0 and "shuffled captions (chance)" in printed
+    assert {p.name for p in out.iterdir()} == {
+        "report.json", "report.md", "fixed.png", "seen.png", "unseen.png"
+    }  # fmt: skip
+    document = json.loads((out / "report.json").read_text())
+    assert document["scores"]["seen"]["real renders (ceiling)"]["overall"]["mean"] > 0.9
+    assert document["options"]["max_objects"] == 1 and len(document["prompts"]["unseen"]) == 3
+    pictures = tmp_path / "pictures"
+    run(capsys, "generate", "a red circle", "--model", "aurora-debug", "--out", str(pictures))
+    status, printed, _ = run(capsys, "evaluate", str(pictures), "--out", str(tmp_path / "second"))
+    assert status == 0 and "1 pictures: overall 0.000" in printed
 
 
 def test_info_counts_without_allocating(capsys):

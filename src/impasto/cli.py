@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_generate(verbs)
     _add_train(verbs)
+    _add_evaluate(verbs)
     _add_list(verbs)
     _add_info(verbs)
     _add_assets(verbs)
@@ -98,6 +99,30 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         "--log-to", action="append", default=[], choices=("tensorboard", "wandb"), help="also log there"
     )
     _add_settings(verb)
+
+
+def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, "evaluate", "Score a model, or pictures that were made before.", _evaluate)
+    verb.description = (
+        "Score a model with the oracle of scenes: ten fixed prompts and sampled ones, of combinations that "
+        "training contains and that it does not, with 95 % intervals, beside real renders, the untrained "
+        "network and chance. A folder of pictures written by `impasto generate` is scored on its own prompts."
+    )
+    verb.add_argument("target", metavar="MODEL_OR_IMAGE_DIR", help="model, or a folder of pictures")
+    verb.add_argument("--protocol", choices=("scenes",), default="scenes", help="what to measure (scenes)")
+    verb.add_argument("--count", type=int, default=500, help="sampled prompts of each kind (default 500)")
+    verb.add_argument("--seed", type=int, default=0, help="noise stream of the first picture (default 0)")
+    verb.add_argument("--out", default="report", metavar="DIR", help="folder to write (default report)")
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
+    verb.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="PATH=VALUE",
+        help="which scenes, e.g. max_objects=1 (default: as the model was trained); may be repeated",
+    )
 
 
 def _add_list(verbs: argparse._SubParsersAction) -> None:
@@ -238,6 +263,32 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import torch
+
+    from impasto.evaluation import evaluate_model, evaluate_pictures, holds_pictures
+
+    out, target = Path(arguments.out), Path(arguments.target)
+    if holds_pictures(target):
+        print(evaluate_pictures(target, out))
+    else:
+        print(
+            evaluate_model(
+                arguments.target,
+                out,
+                count=arguments.count,
+                seed=arguments.seed,
+                device=_device(arguments.device),
+                dtype=getattr(torch, arguments.dtype),
+                settings=arguments.settings,
+            )
+        )
+    print(f"wrote {out / 'report.md'}, report.json and sheets")
+    return 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from impasto.aurora.presets import PRESETS
     from impasto.loading import shipped_models
@@ -258,15 +309,17 @@ def _info(arguments: argparse.Namespace) -> int:
 
     from impasto.aurora.analysis import measure
     from impasto.config import to_dict
-    from impasto.loading import read_any_config
+    from impasto.loading import describe
 
-    name, config, state = read_any_config(arguments.model, arguments.settings)
+    found = describe(arguments.model, arguments.settings)
+    name, config, state = found.name, found.config, found.state
     if arguments.config:
         print(json.dumps(to_dict(config), indent=2))
         return 0
     size = measure(config)
     if arguments.json:
-        print(json.dumps({"model": name, "state": state, **asdict(size)}, indent=2))
+        document = {"model": name, "state": state, "provenance": found.provenance, **asdict(size)}
+        print(json.dumps(document, indent=2))
         return 0
     gigabyte = 2**30
     generator = config.generator
@@ -280,6 +333,10 @@ def _info(arguments: argparse.Namespace) -> int:
     print(f"  memory to train       {size.training_bytes / gigabyte:>15,.2f}   GiB, fp32, batch 1")
     print("    generator alone: weights, gradients, two Adam moments, moving average, activations")
     print(f"    each further image  {size.training_activation_bytes / gigabyte:>15,.2f}   GiB")
+    for item, value in found.provenance.items():
+        print(
+            f"  {item.replace('_', ' '):20s}  {value if isinstance(value, (str, int)) else json.dumps(value)}"
+        )
     return 0
 
 

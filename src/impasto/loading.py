@@ -1,10 +1,11 @@
 """From a name to a pipeline: a directory, a shipped model, a preset, or a hub id."""
 
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from impasto.config import ConfigError, first_line, from_dict, nearest, override
+from impasto.config import ConfigError, first_line, nearest, override
 from impasto.runtime.model_directory import CONFIG, is_model_directory, read_config
 
 
@@ -34,16 +35,26 @@ def load(name: str | Path, settings: list[str] | None = None) -> Any:
     return families[family](found)
 
 
-def read_any_config(name: str, settings: list[str]) -> tuple[str, Any, str]:
-    """(name, configuration, "preset" or "trained" or "untrained") without loading weights."""
-    from impasto.aurora.config import AuroraConfig
+@dataclass(frozen=True)
+class Described:
+    """A preset or a model without its weights; state is "preset", "trained" or "untrained"."""
+
+    name: str
+    config: Any
+    state: str
+    provenance: dict[str, Any]
+
+
+def describe(name: str, settings: list[str]) -> Described:
+    """What `load` would load, from its configuration alone."""
+    from impasto.aurora.pipeline import read_document
 
     found = _find(name, settings)
     if not isinstance(found, Path):
-        return name, found, "preset"
+        return Described(name, found, "preset", {})
     _, document = read_config(found)
-    state = "trained" if document.pop("trained", True) else "untrained"
-    return found.resolve().name, from_dict(AuroraConfig, document), state
+    config, trained, provenance = read_document(document)
+    return Described(found.resolve().name, config, "trained" if trained else "untrained", provenance)
 
 
 def _find(name: str, settings: list[str]) -> Any:

@@ -48,6 +48,14 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(pipe):
     assert set(many.pyramid) == {4, 8, 16}
 
 
+def test_prompts_may_have_seeds_of_their_own(pipe):
+    own = pipe.generate(PROMPTS, num_images=2, seed=[3, 40])
+    assert own.seeds == [3, 4, 40, 41]
+    assert relative_difference(own.images[3:], pipe.generate(PROMPTS[1], seed=41).images) < 1e-4
+    with pytest.raises(ValueError, match="3 seeds for 2 prompts"):
+        pipe.generate(PROMPTS, seed=[1, 2, 3])
+
+
 def test_truncation_towards_the_average_and_towards_the_prompt(pipe):
     means = [pipe.generate(PROMPTS, seed=s, truncation=0.0).images for s in (1, 2)]
     assert torch.equal(means[0], means[1])  # only w_avg is left, whatever the noise
@@ -103,6 +111,13 @@ def test_saved_models_load_and_draw_the_same(tmp_path, pipe):
     again = impasto.load(folder)
     assert again.trained and again.name == "model"
     assert torch.equal(again.generate(PROMPTS).images, pipe.generate(PROMPTS).images)
+
+
+def test_a_model_remembers_how_it_came_to_be(tmp_path, pipe):
+    told = AuroraPipeline(pipe.generator, pipe.config, provenance={"images_seen": 12, "data": {"scenes": {}}})
+    told.save_pretrained(tmp_path / "model")
+    assert impasto.load(tmp_path / "model").provenance == told.provenance
+    assert pipe.provenance == {}
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(tmp_path, pipe):

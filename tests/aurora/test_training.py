@@ -100,6 +100,8 @@ def test_the_command_trains_and_leaves_a_whole_run(tmp_path, capsys):
     } <= logged  # fmt: skip
     model = impasto.load(out / "model")
     assert model.trained
+    assert model.provenance["images_seen"] == 32 and model.provenance["preset"] == "aurora-debug"
+    assert model.provenance["data"]["scenes"]["max_objects"] == 1
     average = load_checkpoint(latest_checkpoint(out))[0]["average"]
     for name, tensor in model.generator.state_dict().items():
         assert torch.equal(tensor, average[name])
@@ -286,6 +288,29 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(monkeypa
         for key, gradient in whole.items():
             scale = float(gradient.abs().max()) + 1e-8
             assert torch.allclose(parts[key], gradient, atol=1e-3 * scale), (name, key)
+
+
+def test_bfloat16_gives_nearly_the_same_update_and_leaves_the_penalty_alone(monkeypatch):
+    gradients: dict[str, list[torch.Tensor]] = {}
+    penalties = []
+
+    def record(state, name, network, optimizer, ranks):
+        parts = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+        assert all(part.dtype == torch.float32 for part in parts)
+        gradients.setdefault(name, []).append(torch.cat(parts))
+        optimizer.zero_grad(set_to_none=True)
+
+    monkeypatch.setattr(trainer, "_update", record)
+    for value in ("false", "true"):
+        both = (f"training.bfloat16_generator={value}", f"training.bfloat16_discriminator={value}")
+        state = fresh_state(*both, "training.r1_gamma=0")
+        step(state, SceneSource(16, state.run.data), WordEncoder(), Ranks())
+        penalties.append(state.sums["loss/r1"])
+    for exact, rough in gradients.values():
+        assert not torch.equal(exact, rough)
+        assert float(torch.cosine_similarity(exact, rough, dim=0)) > 0.99
+    # The penalty is computed in fp32 either way; only the text vector it is given was rounded.
+    assert float(penalties[1]) == pytest.approx(float(penalties[0]), rel=1e-2)
 
 
 def test_discriminator_and_generator_get_their_own_updates(monkeypatch):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from impasto.aurora.official import RELEASED_CONSTRUCTOR, from_official, read_official
@@ -65,6 +66,8 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
     source = SceneSource(run.model.generator.resolution, run.data, seed=run.training.seed)
     encoder = load_encoder(run.model.text_encoder)
     encoder.to(ranks.device)
+    if run.training.bfloat16_generator:
+        encoder.to(torch.bfloat16)
     if ranks.is_main:
         out.mkdir(parents=True, exist_ok=True)
         clean_leftovers(out)
@@ -83,6 +86,7 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             sinks=sinks,
             evaluate=evaluation(run),
             best_by="score/overall",
+            provenance={"preset": preset, "data": {options.data: to_dict(run.data)}},
         )
         try:
             saved = state.restore(checkpoint) if checkpoint else {}

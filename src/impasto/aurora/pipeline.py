@@ -58,8 +58,10 @@ class AuroraPipeline:
         name: str = "aurora",
         trained: bool = True,
         encoder: TextEncoder | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ):
         self.generator, self.config, self.name, self.trained = generator.eval(), config, name, trained
+        self.provenance = dict(provenance or {})  # how it came to be: data, images seen, networks used
         self.device = generator.w_avg.device
         self._encoder = encoder
 
@@ -78,16 +80,15 @@ class AuroraPipeline:
         family, document = read_config(path)
         if family != FAMILY:
             raise ValueError(f"{path} holds a model of family '{family}', not '{FAMILY}'")
-        trained = document.pop("trained", True)
-        config = from_dict(AuroraConfig, document)
+        config, trained, provenance = read_document(document)
         with torch.device("meta"):
             generator = Generator(config.generator)
         load_weights(path, generator)
-        return cls(generator, config, name=path.resolve().name, trained=trained)
+        return cls(generator, config, name=path.resolve().name, trained=trained, provenance=provenance)
 
     def save_pretrained(self, path: str | Path, card: str | None = None) -> None:
         """Write config.json, model.safetensors and a model card, atomically."""
-        document = {"trained": self.trained, **to_dict(self.config)}
+        document = {"trained": self.trained, "provenance": self.provenance, **to_dict(self.config)}
         save_model(Path(path), FAMILY, document, self.generator.state_dict(), card or self._card())
 
     def to(
@@ -122,14 +123,14 @@ class AuroraPipeline:
         prompt: str | Sequence[str],
         num_images: int = 1,
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         truncation: float | None = None,
         truncation_mode: TruncationMode = "average",
         truncation_layers: int | None = None,
         batch_size: int = 8,
     ) -> Generation:
         """Image k of every prompt has noise stream seed + k, drawn on the CPU: it depends neither on the
-        batch it is made in nor on the device.
+        batch it is made in nor on the device. Several seeds are one for each prompt.
 
         truncation: psi in [-1, 1]; 1 or None is none, 0 the mean alone. "average" pulls w towards the mean w
         of training, psi w + (1 - psi) w_avg. "prompt" is the released script's: that, and then the same again
@@ -139,18 +140,21 @@ class AuroraPipeline:
             warnings.warn(f"'{self.name}' is untrained: its pictures show no prompt", stacklevel=2)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         self._check(prompts, num_images, truncation, truncation_mode, batch_size)
+        first = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if len(first) != len(prompts):
+            raise ValueError(f"{len(first)} seeds for {len(prompts)} prompts; give one seed, or one for each")
         features = self.encoder.encode(prompts).to(self.device, self._dtype)
         global_text, local_text, mask = self.generator.encode_text(
             features.tokens, features.eot_index, features.mask
         )
-        seeds = [seed + index for _ in prompts for index in range(num_images)]
+        seeds = [start + index for start in first for index in range(num_images)]
         owner = torch.arange(len(prompts)).repeat_interleave(num_images)
         z = torch.stack([self._noise(s) for s in seeds]).to(self.device, self._dtype)
         psi = 1.0 if truncation is None else truncation
         layers = self.config.generator.style_slots if truncation_layers is None else truncation_layers
         wp = self.generator.truncate(self.generator.mapping(z, global_text[owner]), psi, layers)
         if truncation_mode == "prompt" and psi != 1:
-            means = self._prompt_means(global_text, seed)[owner]
+            means = self._prompt_means(global_text, first)[owner]
             wp = torch.cat((torch.lerp(means, wp, psi)[:, :layers], wp[:, layers:]), dim=1)
         outputs = [
             self.generator.synthesize(wp[part], local_text[owner[part]], mask[owner[part]])
@@ -184,12 +188,12 @@ class AuroraPipeline:
         size = self.config.generator.z_dim
         return torch.randn(size if samples is None else (samples, size), generator=source)
 
-    def _prompt_means(self, global_text: Tensor, seed: int) -> Tensor:
+    def _prompt_means(self, global_text: Tensor, seeds: Sequence[int]) -> Tensor:
         """Mean wp of each prompt over 16 draws: [P, slots, D]."""
-        z = self._noise(PROMPT_MEAN_STREAM + seed, PROMPT_MEAN_SAMPLES).to(self.device, self._dtype)
-        means = [
-            self.generator.mapping(z, text.expand(PROMPT_MEAN_SAMPLES, -1)).mean(0) for text in global_text
-        ]
+        means = []
+        for text, seed in zip(global_text, seeds, strict=True):
+            z = self._noise(PROMPT_MEAN_STREAM + seed, PROMPT_MEAN_SAMPLES).to(self.device, self._dtype)
+            means.append(self.generator.mapping(z, text.expand(PROMPT_MEAN_SAMPLES, -1)).mean(0))
         return torch.stack(means)
 
     @staticmethod
@@ -213,6 +217,13 @@ class AuroraPipeline:
             f"Text encoder: `{encoder}`.",
         ]
         return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def read_document(document: Mapping[str, Any]) -> tuple[AuroraConfig, bool, dict[str, Any]]:
+    """(configuration, trained, provenance) from the config.json of a model directory."""
+    rest = dict(document)
+    trained, provenance = rest.pop("trained", True), rest.pop("provenance", {})
+    return from_dict(AuroraConfig, rest), trained, provenance
 
 
 def _join_routing(batches: list[list[Routing]]) -> list[Routing]:

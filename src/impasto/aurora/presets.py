@@ -100,8 +100,8 @@ def aurora_scenes_32() -> AuroraConfig:
             channel_max=160,
             text_head=TextHeadConfig(input_dim=SENTENCE_WIDTH, layers=1, learning_rate_multiplier=0.1),
             mapping=MappingConfig(layers=2, width=192, learning_rate_multiplier=0.1),
-            convolution=ConvolutionConfig(blocks=1, kernels={4: 1, 8: 1, 16: 2, 32: 2}),
-            attention=AttentionConfig(depth={4: 0, 8: 1, 16: 1, 32: 0}, heads=4, head_dim=16),
+            convolution=ConvolutionConfig(blocks=1, kernels=1, deform_max_resolution=4),
+            attention=AttentionConfig(depth={4: 0, 8: 2, 16: 0, 32: 0}, heads=4, head_dim=32),
             moe=MoEConfig(experts={4: 1, 8: 4, 16: 4, 32: 1}),
         ),
     )

@@ -28,6 +28,7 @@ Evaluate = Callable[[AuroraPipeline], dict[str, float]]
 class RunRecorder:
     """Writes a run's folder. Only the main rank writes; the others keep quiet.
 
+    provenance: what a model's config.json says of its training, beside the images seen.
     evaluate: scores of the averaged generator, at every sample; `best_by` names the one whose largest value
     marks the best checkpoint, which is kept.
     """
@@ -43,9 +44,11 @@ class RunRecorder:
         sinks: Sequence[Sink] = (),
         evaluate: Evaluate | None = None,
         best_by: str = "",
+        provenance: Mapping[str, object] | None = None,
     ):
         self.out, self.prompts, self.encoder, self.display = out, list(prompts), encoder, display
         self.ranks, self.sinks, self.evaluate, self.best_by = ranks, list(sinks), evaluate, best_by
+        self.provenance = dict(provenance or {})
         self.writer = MetricsWriter(out / "metrics.jsonl") if ranks.is_main else None
         self.best: dict[str, float] = {}  # {"images": ..., "value": ...}
         self._shadow: Generator | None = None
@@ -120,7 +123,13 @@ class RunRecorder:
             with torch.random.fork_rng(devices=[]):
                 self._shadow = Generator(state.run.model.generator).to(self.ranks.device)
         state.average.copy_to(self._shadow)
-        return AuroraPipeline(self._shadow, state.run.model, name=self.out.name, encoder=self.encoder)
+        return AuroraPipeline(
+            self._shadow,
+            state.run.model,
+            name=self.out.name,
+            encoder=self.encoder,
+            provenance={**self.provenance, "images_seen": state.images},
+        )
 
     def close(self) -> None:
         if self.writer is not None:

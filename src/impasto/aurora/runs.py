@@ -20,11 +20,11 @@ def run_aurora_scenes_32() -> AuroraRun:
         discriminator=DiscriminatorConfig(
             resolution=32,
             channel_base=1024,
-            channel_max=128,
+            channel_max=96,
             blocks=1,
             attention_depth=0,
             heads=4,
-            head_layers=2,
+            head_layers=1,
             input_dim=SENTENCE_WIDTH,
             text_layers=1,
             text_width=192,
@@ -34,7 +34,9 @@ def run_aurora_scenes_32() -> AuroraRun:
         training=TrainingConfig(
             images=320_000,
             batch=32,
-            r1_gamma=4.0,  # 1 at 32 px
+            r1_gamma=0.4,  # 0.1 at 32 px, in GigaGAN's range
+            bfloat16_generator=True,
+            bfloat16_discriminator=True,
             average_half_life=6_000,
             w_avg_decay=0.995,
             log_every=640,

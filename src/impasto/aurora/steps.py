@@ -1,7 +1,7 @@
 """One update of each network, on one micro-batch: forward, losses, backward. No optimiser, no loop."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -38,9 +38,9 @@ class MicroBatch:
     z: Tensor
 
 
-def generate(generator: Generator, batch: MicroBatch, precision: AbstractContextManager) -> GeneratorOutput:
+def generate(generator: Generator, batch: MicroBatch, config: TrainingConfig) -> GeneratorOutput:
     """One pass of the generator on the batch's own captions."""
-    with precision:
+    with autocast(batch.images.device, config.bfloat16_generator):
         return generator(batch.z, batch.text.tokens, batch.text.eot_index, batch.text.mask)
 
 
@@ -58,10 +58,11 @@ def discriminator_backward(
     the gradient penalty when it is due. Returns what to log."""
     real = _augmented(discriminator.pyramid_of(batch.images), config, source)
     fake = _augmented({side: image.detach() for side, image in fake.items()}, config, source)
-    text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
     index, valid = mismatch(batch.captions, source)
     wrong = index if config.matching_weight else None
-    scores = score_step(discriminator, real, fake, text, wrong)
+    with autocast(batch.images.device, config.bfloat16_discriminator):
+        text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
+        scores = score_step(discriminator, real, fake, text, wrong)
     metrics = discriminator_loss(
         scores,
         valid.to(text.device),
@@ -96,8 +97,9 @@ def generator_backward(
     """
     discriminator.requires_grad_(False)
     fake = _augmented(output.pyramid, config, source)
-    text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
-    scores = discriminator.score(discriminator.features(fake), text)
+    with autocast(batch.images.device, config.bfloat16_discriminator):
+        text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
+        scores = discriminator.score(discriminator.features(fake), text)
     metrics = generator_loss(scores, inner_head_weight=config.inner_head_weight)
     metrics["loss/mixture_of_experts"] = output.moe_loss
     total = metrics["loss/generator"] + output.moe_loss
@@ -122,6 +124,11 @@ def expert_load(output: GeneratorOutput) -> dict[str, Tensor]:
 
 def detached(metrics: Metrics) -> Metrics:
     return {name: value.detach() for name, value in metrics.items()}
+
+
+def autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager:
+    """bf16 autocast, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
 
 def _augmented(pyramid: Pyramid, config: TrainingConfig, source: torch.Generator) -> Pyramid:

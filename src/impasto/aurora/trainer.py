@@ -2,8 +2,7 @@
 images seen), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -204,15 +203,14 @@ def step(state: TrainingState, source: Source, encoder: TextEncoder, ranks: Rank
     random = torch.Generator().manual_seed(_step_seed(config.seed, ranks.rank, state.images))
     batches = list(_micro_batches(state, source, encoder, ranks, random))
     share = 1 / len(batches)
-    precision = _precision(config, ranks)
-    outputs = [generate(state.generator, batch, precision()) for batch in batches[:1]]
+    outputs = [generate(state.generator, batch, config) for batch in batches[:1]]
     penalise = index % config.r1_interval == 0
     for number, batch in enumerate(batches):
         if number < len(outputs):
             fake = outputs[number].pyramid
         else:
             with torch.no_grad():
-                fake = generate(state.generator, batch, precision()).pyramid
+                fake = generate(state.generator, batch, config).pyramid
         state.add(
             discriminator_backward(
                 state.discriminator,
@@ -228,7 +226,7 @@ def step(state: TrainingState, source: Source, encoder: TextEncoder, ranks: Rank
     path_due = config.path_length_weight > 0 and index % config.path_length_interval == 0
     for number, batch in enumerate(batches):
         # The first pass serves both updates; with accumulation the others are made again.
-        output = outputs[0] if number == 0 else generate(state.generator, batch, precision())
+        output = outputs[0] if number == 0 else generate(state.generator, batch, config)
         path_mean = state.path_mean if path_due else None
         state.add(
             generator_backward(
@@ -294,12 +292,6 @@ def _discriminator_groups(discriminator: Discriminator, config: TrainingConfig) 
     if attention:
         groups.append({"params": attention, "weight_decay": config.discriminator_attention_weight_decay})
     return groups
-
-
-def _precision(config: TrainingConfig, ranks: Ranks) -> Callable[[], AbstractContextManager]:
-    if not config.bfloat16_generator:
-        return nullcontext
-    return lambda: torch.autocast(ranks.device.type, torch.bfloat16)
 
 
 def _step_seed(seed: int, rank: int, images: int) -> int:

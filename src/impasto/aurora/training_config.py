@@ -31,7 +31,8 @@ class TrainingConfig:
     average_half_life: float = 5_000_000.0  # images; guess between StyleGAN's and GigaGAN's
     average_ramp_up: float = 0.05  # StyleGAN2
     w_avg_decay: float = 0.998  # per step; StyleGAN
-    bfloat16_generator: bool = False  # autocast; the discriminator and R1 stay in fp32
+    bfloat16_generator: bool = False  # autocast; the frozen text encoder in bf16 too
+    bfloat16_discriminator: bool = False  # autocast (ours); its losses and R1 stay in fp32
     augmentation: AugmentationPolicy | None = None  # GigaGAN and Aurora: none
     log_every: int = 10_240
     sample_every: int = 1_024_000

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from impasto.nn.precision import at_least_float32, without_autocast
+
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
@@ -17,10 +19,18 @@ def fir_kernel(like: Tensor | None = None) -> Tensor:
 
 
 def upsample_fir(x: Tensor) -> Tensor:
-    """Insert zeros, filter, gain 4: [B, C, H, W] -> [B, C, 2H, 2W]."""
+    """Insert zeros, filter, gain 4: [B, C, H, W] -> [B, C, 2H, 2W].
+
+    On a CPU in fp32 whatever the precision: depthwise transposed convolutions are 40 times slower in bf16.
+    """
     channels = x.shape[1]
-    kernel = (fir_kernel(x) * 4).expand(channels, 1, 4, 4)
-    return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=channels)
+    if x.device.type != "cpu":
+        kernel = (fir_kernel(x) * 4).expand(channels, 1, 4, 4)
+        return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=channels)
+    with without_autocast(x):
+        wide = x.to(at_least_float32(x))
+        kernel = (fir_kernel(wide) * 4).expand(channels, 1, 4, 4)
+        return F.conv_transpose2d(wide, kernel, stride=2, padding=1, groups=channels).to(x.dtype)
 
 
 def filter_after_transposed_convolution(x: Tensor) -> Tensor:

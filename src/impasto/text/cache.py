@@ -78,8 +78,8 @@ class CachedEncoder:
     def device(self) -> torch.device:
         return self._encoder.device
 
-    def to(self, device: torch.device | str) -> Self:
-        self._encoder.to(device)
+    def to(self, target: torch.device | torch.dtype | str) -> Self:
+        self._encoder.to(target)
         return self
 
     def encode(self, texts: list[str]) -> TextFeatures:

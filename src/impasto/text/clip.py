@@ -98,8 +98,8 @@ class ClipEncoder:
             del state["text_projection.weight"]  # random, and never used
         return fingerprint(state, conventions)
 
-    def to(self, device: torch.device | str) -> Self:
-        self._tower.model.to(device)
+    def to(self, target: torch.device | torch.dtype | str) -> Self:
+        self._tower.model.to(target)
         return self
 
     def encode(self, texts: list[str]) -> TextFeatures:
@@ -119,6 +119,7 @@ class ClipEncoder:
             pooled = tokens[torch.arange(len(ids), device=ids.device), eot_index]
             if self._tower.projected:
                 pooled = model.text_projection(pooled)
-            pooled = functional.normalize(pooled, dim=1)
+            pooled = functional.normalize(pooled.float(), dim=1)
+        tokens = tokens.float()
         mask = torch.arange(ids.shape[1], device=ids.device) <= eot_index[:, None]
         return TextFeatures(tokens, mask, eot_index, pooled)

@@ -116,8 +116,8 @@ class TextEncoder(Protocol):
         """Features of the texts in float32, without gradient. Raises ValueError for an empty list."""
         ...
 
-    def to(self, device: torch.device | str) -> Self:
-        """Moves the weights in place and returns the encoder."""
+    def to(self, target: torch.device | torch.dtype | str) -> Self:
+        """Moves or casts the weights in place and returns the encoder. Features are fp32 all the same."""
         ...
 
 

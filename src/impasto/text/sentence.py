@@ -59,8 +59,8 @@ class SentenceEncoder:
         }
         return fingerprint(self._model.state_dict(), conventions)
 
-    def to(self, device: torch.device | str) -> Self:
-        self._model.to(device)
+    def to(self, target: torch.device | torch.dtype | str) -> Self:
+        self._model.to(target)
         return self
 
     def encode(self, texts: list[str]) -> TextFeatures:
@@ -73,7 +73,7 @@ class SentenceEncoder:
             list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
         ).to(self.device)
         with exact_inference(self.device):
-            hidden = self._model(**pieces).last_hidden_state
+            hidden = self._model(**pieces).last_hidden_state.float()
         return append_mean(hidden, pieces["attention_mask"])
 
 

@@ -1,0 +1,148 @@
+"""`impasto evaluate`: a model or a folder of pictures in, a folder with a report out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+import impasto
+from impasto.config import ConfigError, from_dict, override, to_dict
+from impasto.data.scene_source import SceneOptions
+from impasto.metrics.scenes import FIXED_SET, Painter, SceneReport, evaluate_scenes, judge
+from impasto.pictures import contact_sheet, read_settings, save_png
+from impasto.runtime.files import atomic_write_text
+from impasto.runtime.model_directory import is_model_directory
+
+MODEL, UNTRAINED = "model", "untrained"
+SET_TITLES = {
+    "fixed": "ten fixed prompts, unseen combinations",
+    "seen": "sampled, combinations seen in training",
+    "unseen": "sampled, combinations never seen",
+}
+SHEET_PROMPTS, SHEET_PICTURES = 12, 6
+
+
+def evaluate_model(
+    name: str,
+    out: Path,
+    *,
+    count: int = 500,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    settings: Sequence[str] = (),
+) -> str:
+    """Run the scenes protocol and write report.json, report.md and sheets; returns the table."""
+    pipe = impasto.load(name).to(device, dtype)
+    blank = type(pipe).untrained(pipe.config, name=pipe.name).to(device, dtype)
+    blank.trained = True  # its pictures are wanted as they are, without a warning
+    trained_on = pipe.provenance.get("data", {}).get("scenes")
+    options = from_dict(SceneOptions, trained_on) if trained_on else SceneOptions()
+    options = override(options, list(settings))
+    console = Console(stderr=True)
+    with console.status("scoring") as status:
+        report = evaluate_scenes(
+            {MODEL: _painter(pipe), UNTRAINED: _painter(blank)},
+            options,
+            resolution=pipe.config.generator.resolution,
+            count=count,
+            seed=seed,
+            progress=lambda text: status.update(f"scoring {text}"),
+        )
+    _write_sheets(report, _painter(pipe), out)
+    document = {
+        "model": pipe.name,
+        "version": impasto.__version__,
+        "provenance": pipe.provenance,
+        "protocol": "scenes",
+        "resolution": report.resolution,
+        "options": to_dict(options),
+        "count": count,
+        "seed": seed,
+        "dtype": str(dtype).removeprefix("torch."),
+        "scores": {
+            group: {painter: asdict(score) for painter, score in rows.items()}
+            for group, rows in report.scores.items()
+        },
+        "position": {group: report.position(group, MODEL) for group in report.scores},
+        "prompts": report.prompts,
+    }
+    atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
+    table = scene_table(report)
+    atomic_write_text(out / "report.md", f"# {pipe.name} on scenes\n\n{table}")
+    return table
+
+
+def scene_table(report: SceneReport) -> str:
+    """Markdown: a table for each set of prompts."""
+    parts = []
+    for group, rows in report.scores.items():
+        lines = [
+            f"{SET_TITLES[group]}",
+            "",
+            "| painter | overall, 95 % interval | binding | perfect | unreadable | pictures |",
+            "|---|---|---|---|---|---|",
+        ]
+        for painter, score in rows.items():
+            lines.append(
+                f"| {painter} | {score.overall} | {score.binding:.3f} | {score.perfect:.3f} "
+                f"| {score.unreadable} | {score.pictures} |"
+            )
+        lines += [
+            "",
+            f"From chance (0) to the ceiling (1) the model stands at {report.position(group, MODEL):.2f}.",
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def holds_pictures(path: Path) -> bool:
+    return path.is_dir() and not is_model_directory(path) and any(path.glob("*.png"))
+
+
+def evaluate_pictures(folder: Path, out: Path) -> str:
+    """Score pictures that carry their prompt, as `impasto generate` writes them. Others are left out; raises
+    ConfigError where none has one."""
+    pictures: list[Image.Image] = []
+    prompts: list[str] = []
+    for file in sorted(folder.glob("*.png")):
+        prompt = read_settings(file).get("prompt")
+        if prompt is not None:
+            with Image.open(file) as image:
+                pictures.append(image.convert("RGB"))
+            prompts.append(prompt)
+    if not pictures:
+        raise ConfigError(f"no picture in {folder} says what its prompt was; use those of `impasto generate`")
+    score = judge(pictures, prompts)
+    document: dict[str, Any] = {"pictures": str(folder), "protocol": "scenes", **asdict(score)}
+    atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
+    text = (
+        f"{score.pictures} pictures: overall {score.overall}, binding {score.binding:.3f}, "
+        f"perfect {score.perfect:.3f}, unreadable {score.unreadable}\n"
+    )
+    atomic_write_text(out / "report.md", f"# {folder.name} on scenes\n\n{text}")
+    return text
+
+
+def _painter(pipe: Any) -> Painter:
+    """Every prompt has noise of its own."""
+
+    def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
+        seeds = [seed * len(prompts) + index for index in range(len(prompts))]
+        return pipe.generate(list(prompts), seed=seeds, batch_size=32).pictures()
+
+    return paint
+
+
+def _write_sheets(report: SceneReport, paint: Painter, out: Path) -> None:
+    """The first prompts of every set, not picked, with several pictures of each."""
+    for group, prompts in report.prompts.items():
+        chosen = prompts[: len(prompts) if group == FIXED_SET else SHEET_PROMPTS]
+        columns = [paint(chosen, report.seed + number) for number in range(SHEET_PICTURES)]
+        rows = [list(row) for row in zip(*columns, strict=True)]
+        save_png(contact_sheet(rows, chosen, cell=64), out / f"{group}.png")
