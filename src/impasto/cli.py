@@ -242,14 +242,15 @@ def _train(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from impasto.aurora.launch import LaunchOptions, find_run, launch
     from impasto.config import to_dict
+    from impasto.training_families import launcher_of
 
-    run = find_run(arguments.preset, arguments.settings)
+    family = launcher_of(arguments.preset)
+    run = family.find_run(arguments.preset, arguments.settings)
     if arguments.dry_run:
         print(json.dumps(to_dict(run), indent=2))
         return 0
-    options = LaunchOptions(
+    options = family.LaunchOptions(
         out=Path(arguments.out),
         data=arguments.data,
         resume=arguments.resume,
@@ -258,7 +259,7 @@ def _train(arguments: argparse.Namespace) -> int:
         device=_device(arguments.device),
         log_to=tuple(arguments.log_to),
     )
-    reason = launch(arguments.preset, run, options)
+    reason = family.launch(arguments.preset, run, options)
     print(f"{reason}; the run is in {options.out}, its model in {options.out / 'model'}")
     return 0
 

@@ -1,0 +1,35 @@
+"""Which family trains a preset: the one place that the command line asks."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+from impasto.config import ConfigError, nearest
+
+
+def launcher_of(preset: str) -> ModuleType:
+    """The module with find_run, LaunchOptions and launch for a training preset or a run's config.json.
+
+    Raises ConfigError, in one line with the nearest choice, for what is neither.
+    """
+    from impasto.aurora import launch as aurora
+    from impasto.aurora.runs import RUNS as AURORA_RUNS
+    from impasto.vision import two_tower_launch as two_tower
+    from impasto.vision.two_tower_config import RUNS as TWO_TOWER_RUNS
+
+    if preset in TWO_TOWER_RUNS or _saved_preset(preset) in TWO_TOWER_RUNS:
+        return two_tower
+    if preset in AURORA_RUNS or Path(preset).is_file():
+        return aurora
+    known = [*AURORA_RUNS, *TWO_TOWER_RUNS]
+    raise ConfigError(f"no training preset or config.json '{preset}'; {nearest(preset, known)}")
+
+
+def _saved_preset(path: str) -> str | None:
+    """The preset that a config.json names; None for anything else, which its family complains about."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    preset = document.get("preset") if isinstance(document, dict) else None
+    return preset if isinstance(preset, str) else None
