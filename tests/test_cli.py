@@ -129,3 +129,19 @@ def test_the_installed_command_answers_quickly_and_imports_nothing_heavy():
     code = "import sys, impasto.cli as c; c.build_parser(); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_a_report_refuses_the_network_that_training_used(tmp_path, capsys):
+    import impasto
+    from impasto.metrics.features import EXTRACTOR
+    from impasto.vision.efficientnet import ImageFeatures
+
+    pipe = impasto.load("aurora-debug")
+    pipe.trained = True
+    pipe.provenance = {"training_networks": {"vision_aided": ImageFeatures(EXTRACTOR, 64).fingerprint}}
+    pipe.save_pretrained(tmp_path / "flattered")
+    status, _, errors = run(
+        capsys, "evaluate", str(tmp_path / "flattered"), "--count", "2", "--out", str(tmp_path / "report")
+    )
+    assert status == 2 and "was used in this model's training (as vision_aided)" in errors
+    assert not (tmp_path / "report").exists()

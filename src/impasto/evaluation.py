@@ -1,6 +1,7 @@
 """`impasto evaluate`: a model or a folder of pictures in, a folder with a report out."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,13 @@ from rich.console import Console
 import impasto
 from impasto.config import ConfigError, from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions
-from impasto.metrics.scenes import FIXED_SET, Painter, SceneReport, evaluate_scenes, judge
+from impasto.metrics.features import SMALL_SAMPLE, picture_stats, reporting_features
+from impasto.metrics.frechet import frechet_distance
+from impasto.metrics.scenes import FIXED_SET, Painter, SceneReport, evaluate_scenes, judge, renders
 from impasto.pictures import contact_sheet, read_settings, save_png
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.model_directory import is_model_directory
+from impasto.vision.efficientnet import ImageFeatures
 
 MODEL, UNTRAINED = "model", "untrained"
 SET_TITLES = {
@@ -39,8 +43,8 @@ def evaluate_model(
 ) -> str:
     """Run the scenes protocol and write report.json, report.md and sheets; returns the table."""
     pipe = impasto.load(name).to(device, dtype)
+    extractor = reporting_features(pipe.provenance)
     blank = type(pipe).untrained(pipe.config, name=pipe.name).to(device, dtype)
-    blank.trained = True  # its pictures are wanted as they are, without a warning
     trained_on = pipe.provenance.get("data", {}).get("scenes")
     options = from_dict(SceneOptions, trained_on) if trained_on else SceneOptions()
     options = override(options, list(settings))
@@ -54,6 +58,7 @@ def evaluate_model(
             seed=seed,
             progress=lambda text: status.update(f"scoring {text}"),
         )
+    frechet = _frechet(extractor, report)
     _write_sheets(report, _painter(pipe), out)
     document = {
         "model": pipe.name,
@@ -70,10 +75,11 @@ def evaluate_model(
             for group, rows in report.scores.items()
         },
         "position": {group: report.position(group, MODEL) for group in report.scores},
+        "frechet": frechet,
         "prompts": report.prompts,
     }
     atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
-    table = scene_table(report)
+    table = f"{scene_table(report)}\n{_frechet_line(frechet)}"
     atomic_write_text(out / "report.md", f"# {pipe.name} on scenes\n\n{table}")
     return table
 
@@ -129,12 +135,39 @@ def evaluate_pictures(folder: Path, out: Path) -> str:
     return text
 
 
+def _frechet(extractor: ImageFeatures, report: SceneReport) -> dict[str, Any]:
+    """Distance between the model's pictures and real renders of the same prompts; beside it what two sets of
+    real renders have between them at this number of pictures."""
+    prompts = report.prompts["seen"]
+    real = renders(report.resolution)
+    one, two = (picture_stats(extractor, real(prompts, report.seed + shift)) for shift in (1, 2))
+    return {
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.fingerprint,
+        "side": extractor.side,
+        "pictures": len(prompts),
+        "model": frechet_distance(picture_stats(extractor, report.pictures["seen"]), one),
+        "real_against_real": frechet_distance(two, one),
+    }
+
+
+def _frechet_line(frechet: dict[str, Any]) -> str:
+    count = frechet["pictures"]
+    few = f" (below {SMALL_SAMPLE:,}: biased, for trends only)" if count < SMALL_SAMPLE else ""
+    return (
+        f"FD-EffNetLite0 with {count} pictures{few}: model {frechet['model']:.1f}, "
+        f"real renders among themselves {frechet['real_against_real']:.1f}.\n"
+    )
+
+
 def _painter(pipe: Any) -> Painter:
     """Every prompt has noise of its own."""
 
     def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
         seeds = [seed * len(prompts) + index for index in range(len(prompts))]
-        return pipe.generate(list(prompts), seed=seeds, batch_size=32).pictures()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is untrained")
+            return pipe.generate(list(prompts), seed=seeds, batch_size=32).pictures()
 
     return paint
 

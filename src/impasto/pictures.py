@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
@@ -19,6 +20,12 @@ def to_images(batch: Tensor) -> list[Image.Image]:
     """[B, 3, H, W] in about [-1, 1] -> PIL images; (x + 1) / 2 * 255 rounded and clipped (published code)."""
     pixels = ((batch.detach().float() + 1) * 127.5 + 0.5).clamp(0, 255).byte()
     return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
+
+
+def from_images(pictures: Sequence[Image.Image]) -> Tensor:
+    """PIL images of one size -> [N, 3, H, W] fp32 in [-1, 1]."""
+    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def contact_sheet(

@@ -17,7 +17,8 @@ import impasto
 from impasto.aurora import trainer
 from impasto.aurora.launch import LaunchOptions, find_run, launch
 from impasto.aurora.runs import RUNS
-from impasto.aurora.trainer import TrainingState, step
+from impasto.aurora.trainer import step
+from impasto.aurora.training_state import TrainingState
 from impasto.cli import main
 from impasto.config import ConfigError, override
 from impasto.data.scene_source import SceneOptions, SceneSource
@@ -271,10 +272,12 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(monkeypa
     """With captions mismatched inside each micro-batch the matching term differs, so it is left out."""
     updates: dict[str, list[dict[str, torch.Tensor]]] = {}
 
-    def record(state, name, network, optimizer, ranks):
+    def record(state, names, ranks):
+        (name,) = names
+        network = state.trained[name].network
         gradients = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
         updates.setdefault(name, []).append(gradients)
-        optimizer.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
 
     monkeypatch.setattr(trainer, "_update", record)
     for micro_batch in ("null", "2"):
@@ -294,11 +297,13 @@ def test_bfloat16_gives_nearly_the_same_update_and_leaves_the_penalty_alone(monk
     gradients: dict[str, list[torch.Tensor]] = {}
     penalties = []
 
-    def record(state, name, network, optimizer, ranks):
+    def record(state, names, ranks):
+        (name,) = names
+        network = state.trained[name].network
         parts = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
         assert all(part.dtype == torch.float32 for part in parts)
         gradients.setdefault(name, []).append(torch.cat(parts))
-        optimizer.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
 
     monkeypatch.setattr(trainer, "_update", record)
     for value in ("false", "true"):
@@ -318,11 +323,12 @@ def test_discriminator_and_generator_get_their_own_updates(monkeypatch):
     before = {n: p.detach().clone() for n, p in state.generator.named_parameters()}
     seen = {}
 
-    def record(state, name, network, optimizer, ranks):
+    def record(state, names, ranks):
+        (name,) = names
         other = state.generator if name == "discriminator" else state.discriminator
         seen[name] = [p.grad for p in other.parameters() if p.grad is not None and name == "generator"]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        state.trained[name].optimizer.step()
+        state.trained[name].optimizer.zero_grad(set_to_none=True)
 
     monkeypatch.setattr(trainer, "_update", record)
     step(state, SceneSource(16, state.run.data), WordEncoder(), Ranks())
@@ -336,7 +342,7 @@ def test_pairs_are_matched_from_the_source_to_the_discriminator(monkeypatch):
     the picture's own caption."""
     seen = []
 
-    def record(discriminator, batch, fake, config, **options):
+    def record(critics, batch, fake, run, **options):
         seen.append(batch)
         return {}
 

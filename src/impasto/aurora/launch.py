@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from impasto.aurora.guidance import Guides
 from impasto.aurora.official import RELEASED_CONSTRUCTOR, from_official, read_official
 from impasto.aurora.pipeline import AuroraPipeline
 from impasto.aurora.recording import RunRecorder, read_run_config, write_run_config
 from impasto.aurora.runs import RUNS
-from impasto.aurora.trainer import TrainingState, train
+from impasto.aurora.trainer import train
 from impasto.aurora.training_config import AuroraRun
+from impasto.aurora.training_state import TrainingState
 from impasto.config import ConfigError, diff, nearest, override, to_dict
 from impasto.data.scene_source import SceneSource
 from impasto.data.scenes import score_images
@@ -62,11 +64,14 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
     out, ranks = options.out, Ranks.from_environment(options.device)
     checkpoint = _checkpoint_to_resume(out, run, options)
     initial = None if checkpoint else _initial_weights(options.init_from)
-    state = TrainingState.fresh(run, ranks.device, initial)
+    bfloat16 = run.training.bfloat16_generator
+    guides = Guides.load(run.guidance, ranks.device, bfloat16=bfloat16)
+    state = TrainingState.fresh(run, ranks.device, initial, guides)
     source = SceneSource(run.model.generator.resolution, run.data, seed=run.training.seed)
     encoder = load_encoder(run.model.text_encoder)
+    networks = {"text_encoder": encoder.fingerprint, **guides.fingerprints}
     encoder.to(ranks.device)
-    if run.training.bfloat16_generator:
+    if bfloat16:
         encoder.to(torch.bfloat16)
     if ranks.is_main:
         out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +91,11 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             sinks=sinks,
             evaluate=evaluation(run),
             best_by="score/overall",
-            provenance={"preset": preset, "data": {options.data: to_dict(run.data)}},
+            provenance={
+                "preset": preset,
+                "data": {options.data: to_dict(run.data)},
+                "training_networks": networks,
+            },
         )
         try:
             saved = state.restore(checkpoint) if checkpoint else {}

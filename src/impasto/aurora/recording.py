@@ -9,8 +9,8 @@ import torch
 
 from impasto.aurora.generator import Generator
 from impasto.aurora.pipeline import AuroraPipeline, Generation
-from impasto.aurora.trainer import TrainingState
 from impasto.aurora.training_config import AuroraRun
+from impasto.aurora.training_state import TrainingState
 from impasto.config import ConfigError, from_dict, to_dict
 from impasto.pictures import contact_sheet, routing_pictures, save_png, to_images
 from impasto.runtime.checkpoint import checkpoint_path, prune

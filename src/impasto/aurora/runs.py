@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from impasto.aurora.discriminator import DiscriminatorConfig
+from impasto.aurora.guidance import GuidanceConfig
 from impasto.aurora.presets import SENTENCE_WIDTH, aurora_64, aurora_debug, aurora_scenes_32
 from impasto.aurora.training_config import AuroraRun, TrainingConfig
 from impasto.data.scene_source import SceneOptions
@@ -10,11 +11,14 @@ from impasto.data.scene_source import SceneOptions
 
 def run_aurora_64() -> AuroraRun:
     """The published recipe as far as it is known, at the published size."""
-    return AuroraRun(model=aurora_64())
+    return AuroraRun(
+        model=aurora_64(),
+        guidance=GuidanceConfig(clip_model="clip:openai/clip-vit-base-patch32"),  # which CLIP: guess
+    )
 
 
 def run_aurora_scenes_32() -> AuroraRun:
-    """32x32 scenes of one or two objects on two CPU cores. Sizes and rates are ours."""
+    """32x32 scenes of one object on two CPU cores. Sizes and rates are ours."""
     return AuroraRun(
         model=aurora_scenes_32(),
         discriminator=DiscriminatorConfig(
@@ -28,12 +32,12 @@ def run_aurora_scenes_32() -> AuroraRun:
             input_dim=SENTENCE_WIDTH,
             text_layers=1,
             text_width=192,
-            text_learning_rate_multiplier=0.1,
+            text_learning_rate_multiplier=1.0,  # as in the generator
         ),
-        data=SceneOptions(max_objects=2, textures=False),
+        data=SceneOptions(max_objects=1, textures=False),
         training=TrainingConfig(
             images=320_000,
-            batch=32,
+            batch=16,  # steps are what a short run lacks
             r1_gamma=0.4,  # 0.1 at 32 px, in GigaGAN's range
             bfloat16_generator=True,
             bfloat16_discriminator=True,

@@ -2,26 +2,31 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from impasto.aurora.augment import augment
-from impasto.aurora.discriminator import Discriminator
+from impasto.aurora.discriminator import Discriminator, Scores
 from impasto.aurora.generator import Generator, GeneratorOutput
+from impasto.aurora.guidance import ClipCaptions, Guides, embed_levels
 from impasto.aurora.losses import (
+    StepScores,
     discriminator_loss,
     gamma_at,
     generator_loss,
     mean_logit,
     mismatch,
+    multi_level_clip_loss,
     path_length_penalty,
     r1_penalty,
     r1_weight,
     score_step,
 )
-from impasto.aurora.training_config import TrainingConfig
+from impasto.aurora.training_config import AuroraRun, TrainingConfig
+from impasto.aurora.vision_aided import VisionAidedHeads
 from impasto.text import TextFeatures
 
 Metrics = dict[str, Tensor]
@@ -30,12 +35,35 @@ Pyramid = dict[int, Tensor]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Real pictures [B, 3, R, R] in [-1, 1] with their captions, the captions' features, and noise [B, Z]."""
+    """Real pictures [B, 3, R, R] in [-1, 1] with their captions, the captions' features, and noise [B, Z];
+    `known` are the captions as the contrastive loss takes them, where the run has one."""
 
     images: Tensor
     captions: Sequence[str]
     text: TextFeatures
     z: Tensor
+    known: ClipCaptions | None = None
+
+
+@dataclass(frozen=True)
+class Critics:
+    """What judges pictures in training: the discriminator and, where the run asks for them, frozen networks
+    and heads on their features."""
+
+    discriminator: Discriminator
+    guides: Guides = field(default_factory=Guides)
+    vision_heads: VisionAidedHeads | None = None
+
+    def learn(self, whether: bool) -> None:
+        """Whether backward passes reach the critics' own parameters."""
+        self.discriminator.requires_grad_(whether)
+        if self.vision_heads is not None:
+            self.vision_heads.requires_grad_(whether)
+
+    def vision_scores(self, image: Tensor, text: Tensor) -> Scores:
+        """Scores of the vision-aided heads for pictures [B, 3, R, R]."""
+        assert self.guides.vision is not None and self.vision_heads is not None
+        return self.vision_heads([m.float() for m in self.guides.vision.maps(image)], text.float())
 
 
 def generate(generator: Generator, batch: MicroBatch, config: TrainingConfig) -> GeneratorOutput:
@@ -45,17 +73,18 @@ def generate(generator: Generator, batch: MicroBatch, config: TrainingConfig) ->
 
 
 def discriminator_backward(
-    discriminator: Discriminator,
+    critics: Critics,
     batch: MicroBatch,
     fake: Pyramid,
-    config: TrainingConfig,
+    run: AuroraRun,
     *,
     penalise: bool,
     share: float,
     source: torch.Generator,
 ) -> Metrics:
-    """Add `share` of the discriminator's gradients for real and generated pyramids of the same captions, with
-    the gradient penalty when it is due. Returns what to log."""
+    """Add `share` of the critics' gradients for real and generated pyramids of the same captions, with the
+    gradient penalty when it is due. Returns what to log."""
+    config, discriminator = run.training, critics.discriminator
     real = _augmented(discriminator.pyramid_of(batch.images), config, source)
     fake = _augmented({side: image.detach() for side, image in fake.items()}, config, source)
     index, valid = mismatch(batch.captions, source)
@@ -63,15 +92,21 @@ def discriminator_backward(
     with autocast(batch.images.device, config.bfloat16_discriminator):
         text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
         scores = score_step(discriminator, real, fake, text, wrong)
-    metrics = discriminator_loss(
-        scores,
-        valid.to(text.device),
+    judge = partial(
+        discriminator_loss,
+        valid=valid.to(text.device),
         matching_weight=config.matching_weight,
         inner_head_weight=config.inner_head_weight,
     )
+    metrics = judge(scores)
     total = metrics["loss/discriminator"]
     metrics["logit/real"] = mean_logit(scores.real).mean()
     metrics["logit/fake"] = mean_logit(scores.fake).mean()
+    if critics.vision_heads is not None:
+        seen = _vision_step(critics, real, fake, text.detach(), wrong)
+        terms = judge(seen, prefix="loss/vision_aided_")
+        total = total + run.guidance.vision_aided_weight * terms["loss/vision_aided_discriminator"]
+        metrics |= terms
     if penalise:
         penalty = r1_penalty(discriminator, batch.images, text, inner_head_weight=config.inner_head_weight)
         gamma = gamma_at(config.r1_gamma, batch.images.shape[-1])
@@ -82,20 +117,21 @@ def discriminator_backward(
 
 
 def generator_backward(
-    discriminator: Discriminator,
+    critics: Critics,
     batch: MicroBatch,
     output: GeneratorOutput,
-    config: TrainingConfig,
+    run: AuroraRun,
     *,
     path_mean: Tensor | None,
     share: float,
     source: torch.Generator,
 ) -> Metrics:
-    """Add `share` of the generator's gradients, through a discriminator that itself gets none.
+    """Add `share` of the generator's gradients, through critics that themselves get none.
 
     path_mean: the running mean of path lengths when that penalty is due, updated in place; None otherwise.
     """
-    discriminator.requires_grad_(False)
+    config, guidance, discriminator = run.training, run.guidance, critics.discriminator
+    critics.learn(False)
     fake = _augmented(output.pyramid, config, source)
     with autocast(batch.images.device, config.bfloat16_discriminator):
         text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
@@ -103,14 +139,42 @@ def generator_backward(
     metrics = generator_loss(scores, inner_head_weight=config.inner_head_weight)
     metrics["loss/mixture_of_experts"] = output.moe_loss
     total = metrics["loss/generator"] + output.moe_loss
+    if critics.vision_heads is not None:
+        seen = critics.vision_scores(fake[max(fake)], text)
+        terms = generator_loss(seen, inner_head_weight=config.inner_head_weight, prefix="loss/vision_aided_")
+        total = total + guidance.vision_aided_weight * terms["loss/vision_aided_generator"]
+        metrics |= terms
+    if critics.guides.clip is not None and batch.known is not None:
+        clip, known = critics.guides.clip, batch.known
+        images = embed_levels(clip, output.pyramid, guidance.clip_levels)
+        terms = multi_level_clip_loss(images, known.features, clip.scale, known.own, known.duplicates)
+        total = total + guidance.clip_weight * terms["loss/clip"]
+        metrics |= terms
     if path_mean is not None:
         penalty, mean = path_length_penalty(output.image, output.wp, path_mean, generator=source)
         path_mean.copy_(mean)
         total = total + config.path_length_weight * config.path_length_interval * penalty
         metrics["loss/path_length"] = penalty
     (share * total).backward()
-    discriminator.requires_grad_(True)
+    critics.learn(True)
     return detached(metrics)
+
+
+def _vision_step(
+    critics: Critics, real: Pyramid, fake: Pyramid, text: Tensor, wrong: Tensor | None
+) -> StepScores:
+    """The four kinds of scores of the vision-aided heads, on the largest level."""
+    top = max(real)
+    batch = text.shape[0]
+    pictures = torch.cat((real[top], fake[top]))
+
+    def scores(captions: Tensor) -> tuple[Scores, Scores]:
+        both = critics.vision_scores(pictures, captions.repeat(2, 1))
+        return {p: s[:batch] for p, s in both.items()}, {p: s[batch:] for p, s in both.items()}
+
+    if wrong is None:
+        return StepScores(*scores(text))
+    return StepScores(*scores(text), *scores(text[wrong.to(text.device)]))
 
 
 def expert_load(output: GeneratorOutput) -> dict[str, Tensor]:

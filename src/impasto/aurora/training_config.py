@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from impasto.aurora.augment import AugmentationPolicy
 from impasto.aurora.config import AuroraConfig
 from impasto.aurora.discriminator import DiscriminatorConfig
+from impasto.aurora.guidance import GuidanceConfig
 from impasto.config import ConfigError
 from impasto.data.scene_source import SceneOptions
 
@@ -67,6 +68,7 @@ class AuroraRun:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     data: SceneOptions = field(default_factory=SceneOptions)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
 
     def __post_init__(self) -> None:
         generator, discriminator = self.model.generator, self.discriminator
@@ -76,6 +78,11 @@ class AuroraRun:
             raise ConfigError(
                 f"the generator makes levels {generator.resolutions}, "
                 f"the discriminator sees {discriminator.resolutions[::-1]}"
+            )
+        unknown = set(self.guidance.clip_levels or ()) - set(generator.resolutions)
+        if unknown:
+            raise ConfigError(
+                f"guidance.clip_levels: no level {min(unknown)}; there are {generator.resolutions}"
             )
         if generator.text_head.input_dim != discriminator.input_dim:
             raise ConfigError("generator.text_head.input_dim and discriminator.input_dim should be equal")

@@ -107,6 +107,16 @@ class Ranks:
         distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
         return bool(anywhere)
 
+    @torch.no_grad()
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """The rows of all ranks in order, on every rank: [N, ...] -> [N * world_size, ...], without gradient.
+        All ranks have as many."""
+        if not self._joined():
+            return tensor.detach()
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        distributed.all_gather(parts, tensor.detach().contiguous())
+        return torch.cat(parts)
+
     def gather_objects(self, item: T) -> list[T]:
         """The items of all ranks in order, on every rank."""
         if not self._joined():

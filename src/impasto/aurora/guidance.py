@@ -1,0 +1,85 @@
+"""Frozen networks that help a run: a CLIP-like model for the contrastive loss, image features for the
+vision-aided heads. They are loaded once, never trained, and named by hash in the models that come of it, so
+that a report can refuse to measure with what was trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from impasto.aurora.losses import caption_ids, duplicate_mask
+from impasto.config import ConfigError
+from impasto.runtime.dist import Ranks
+from impasto.vision import ImageTextModel, load_image_text_model
+from impasto.vision.efficientnet import ImageFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceConfig:
+    """Which frozen networks a run uses, and how much they weigh."""
+
+    clip_model: str | None = None  # "clip:DIRECTORY_OR_HUB_NAME" or "two-tower:DIRECTORY"; None: no CLIP loss
+    clip_weight: float = 0.2  # recollections of GigaGAN's table: 0.2 to 1
+    clip_levels: tuple[int, ...] | None = None  # sides that are judged; None: all (Aurora, section 3.3)
+    vision_aided_weight: float = 0.0  # GigaGAN; not in Aurora's recipe
+    vision_aided_network: str = "efficientnet-lite2"  # GigaGAN: CLIP ViT-B/32
+    vision_aided_side: int = 64  # pixels; guess
+
+    def __post_init__(self) -> None:
+        for name in ("clip_weight", "vision_aided_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"guidance.{name}={getattr(self, name)} should not be negative")
+
+
+@dataclass(frozen=True)
+class Guides:
+    """The loaded networks; None where the run has none."""
+
+    clip: ImageTextModel | None = None
+    vision: ImageFeatures | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, config: GuidanceConfig, device: torch.device, *, bfloat16: bool = False) -> "Guides":
+        """Raises in one line where a network cannot be had."""
+        clip = vision = None
+        fingerprints = {}
+        if config.clip_model is not None and config.clip_weight:
+            clip = load_image_text_model(config.clip_model)
+            fingerprints["clip"] = clip.fingerprint
+            clip.to(device)
+        if config.vision_aided_weight:
+            vision = ImageFeatures(config.vision_aided_network, config.vision_aided_side)
+            fingerprints["vision_aided"] = vision.fingerprint
+            vision.to(device)
+        if bfloat16:
+            for network in (clip, vision):
+                if network is not None:
+                    network.to(torch.bfloat16)
+        return cls(clip, vision, fingerprints)
+
+
+@dataclass(frozen=True)
+class ClipCaptions:
+    """The captions of all ranks as the contrastive loss takes them: features [N, D]; own [B] int64, the place
+    of this rank's captions among them; duplicates [B, N] bool."""
+
+    features: Tensor
+    own: Tensor
+    duplicates: Tensor
+
+
+def gather_captions(clip: ImageTextModel, captions: Sequence[str], ranks: Ranks) -> ClipCaptions:
+    """Embed this rank's captions and take the other ranks' as negatives; none of it has a gradient."""
+    features = ranks.gather_rows(clip.embed_texts(list(captions)))
+    ids = caption_ids(captions).to(features.device)
+    own = torch.arange(len(captions), device=features.device) + ranks.rank * len(captions)
+    return ClipCaptions(features, own, duplicate_mask(ids, ranks.gather_rows(ids)))
+
+
+def embed_levels(
+    clip: ImageTextModel, pyramid: dict[int, Tensor], levels: tuple[int, ...] | None
+) -> dict[int, Tensor]:
+    """{side: embeddings [B, D]} of the levels asked for."""
+    return {side: clip.embed_images(image) for side, image in pyramid.items() if not levels or side in levels}

@@ -1,0 +1,172 @@
+"""Everything that a checkpoint of a run holds: networks, optimisers, averages, counters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from impasto.aurora.discriminator import Discriminator
+from impasto.aurora.generator import Generator
+from impasto.aurora.guidance import Guides
+from impasto.aurora.steps import Critics
+from impasto.aurora.training_config import AuroraRun, TrainingConfig
+from impasto.aurora.vision_aided import VisionAidedHeads
+from impasto.config import to_dict
+from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from impasto.runtime.ema import AverageByImages
+from impasto.runtime.guards import NonFiniteGuard
+from impasto.runtime.training_state import load_optimizer, optimizer_tensors
+
+
+@dataclass
+class Trained:
+    """A network, what updates it, and what watches its gradients."""
+
+    network: nn.Module
+    optimizer: Optimizer
+    guard: NonFiniteGuard
+
+
+@dataclass
+class TrainingState:
+    """A run at one moment. `trained` holds the networks by name: generator, discriminator, and vision_aided
+    where the run has such heads; `critics` the same discriminator and heads as a step takes them."""
+
+    run: AuroraRun
+    generator: Generator
+    critics: Critics
+    trained: dict[str, Trained]
+    average: AverageByImages
+    path_mean: Tensor
+    sums: dict[str, Tensor | float]  # of metrics since the last log line; fp64, on their device until read
+    counts: dict[str, int]
+    images: int = 0
+    last_checkpoint: Path | None = None
+
+    @classmethod
+    def fresh(
+        cls,
+        run: AuroraRun,
+        device: torch.device,
+        initial: Mapping[str, Mapping[str, Tensor]] | None = None,
+        guides: Guides | None = None,
+    ) -> "TrainingState":
+        """Networks initialised from the run's seed; `initial` gives weights for fine-tuning, by network."""
+        training, guides = run.training, guides or Guides()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            generator, discriminator = Generator(run.model.generator), Discriminator(run.discriminator)
+            heads = None
+            if guides.vision is not None:
+                heads = VisionAidedHeads(guides.vision.map_channels, run.discriminator.text_width)
+        networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+        if heads is not None:
+            networks["vision_aided"] = heads
+        for name, network in networks.items():
+            if initial and name in initial:
+                network.load_state_dict(initial[name])
+            network.to(device).train()
+        return cls(
+            run=run,
+            generator=generator,
+            critics=Critics(discriminator, guides, heads),
+            trained={
+                name: Trained(
+                    network,
+                    _optimizer(network, training),
+                    NonFiniteGuard(training.max_bad_steps, f"gradients of the {name}"),
+                )
+                for name, network in networks.items()
+            },
+            average=AverageByImages(generator, training.average_half_life, training.average_ramp_up),
+            path_mean=torch.zeros((), device=device),
+            sums={},
+            counts={},
+        )
+
+    @property
+    def discriminator(self) -> Discriminator:
+        return self.critics.discriminator
+
+    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
+        for name, value in metrics.items():
+            summand = value.double() if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums.get(name, 0.0) + summand
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take_means(self) -> dict[str, float]:
+        """Means of the metrics since the last call, which starts anew."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+    def save(self, out: Path, extra: Mapping[str, Any]) -> Path:
+        """Write a checkpoint and return its folder."""
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "average": self.average.state_dict(),
+            "training": {"path_mean": self.path_mean},
+        }
+        values: dict[str, Any] = {}
+        for name, part in self.trained.items():
+            tensors[name] = part.network.state_dict()
+            moments, options = optimizer_tensors(part.optimizer, part.network.named_parameters())
+            tensors[f"{name}_optimizer"], values[f"{name}_optimizer"] = moments, options
+        self.last_checkpoint = save_checkpoint(
+            out,
+            self.images,
+            tensors,
+            {
+                "config": to_dict(self.run),
+                "images": self.images,
+                **values,
+                "guards": {name: part.guard.state_dict() for name, part in self.trained.items()},
+                "sums": {name: float(total) for name, total in self.sums.items()},
+                "counts": self.counts,
+                **extra,
+            },
+        )
+        return self.last_checkpoint
+
+    def restore(self, checkpoint: Path) -> dict[str, Any]:
+        """Take up a verified checkpoint of the same networks; returns its JSON state."""
+        tensors, state = load_checkpoint(checkpoint, verified=True)
+        unknown = self.average.load_state_dict(tensors["average"])
+        for name, part in self.trained.items():
+            part.network.load_state_dict(tensors[name])
+            key, named = f"{name}_optimizer", part.network.named_parameters()
+            restored = load_optimizer(part.optimizer, named, tensors[key], state[key], options=False)
+            unknown += [*restored.fresh, *restored.unused]
+            part.guard.load_state_dict(state["guards"][name])
+        if unknown:
+            raise CheckpointError(f"{checkpoint} is of another network: '{unknown[0]}' does not fit")
+        self.path_mean.copy_(tensors["training"]["path_mean"])
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        self.images, self.last_checkpoint = state["images"], checkpoint
+        return state
+
+
+def _optimizer(network: nn.Module, config: TrainingConfig) -> Optimizer:
+    return AdamW(
+        _groups(network, config),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+
+
+def _groups(network: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
+    """Attention layers of the discriminator's trunk have a weight decay of their own (GigaGAN)."""
+    if not isinstance(network, Discriminator):
+        return [{"params": list(network.parameters())}]
+    attention: list[Tensor] = []
+    other: list[Tensor] = []
+    for name, parameter in network.named_parameters():
+        (attention if ".attention." in name else other).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": other}]
+    if attention:
+        groups.append({"params": attention, "weight_decay": config.discriminator_attention_weight_decay})
+    return groups

@@ -1,0 +1,44 @@
+"""The image network that reports measure with, kept apart from those that training used."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from impasto.metrics.frechet import FrechetStats
+from impasto.pictures import from_images
+from impasto.vision.efficientnet import ImageFeatures
+
+EXTRACTOR = "efficientnet-lite0"
+SMALL_SAMPLE = 2_048  # below, the distance is mostly the bias of a covariance of few pictures
+
+
+class SameNetworkError(ValueError):
+    """A report would measure with a network that the model was trained on."""
+
+
+def refuse_training_networks(name: str, fingerprint: str, provenance: Mapping[str, Any]) -> None:
+    """Raise SameNetworkError where an extractor of this hash was used in the model's training: a model that
+    was shown a network's features is flattered by them."""
+    for role, used in provenance.get("training_networks", {}).items():
+        if used == fingerprint:
+            raise SameNetworkError(
+                f"{name} was used in this model's training (as {role}); report with another extractor"
+            )
+
+
+def reporting_features(provenance: Mapping[str, Any], name: str = EXTRACTOR, side: int = 64) -> ImageFeatures:
+    """The extractor for reports on a model of this provenance. Raises SameNetworkError, MissingAssetError."""
+    extractor = ImageFeatures(name, side)
+    refuse_training_networks(name, extractor.fingerprint, provenance)
+    return extractor
+
+
+@torch.no_grad()
+def picture_stats(extractor: ImageFeatures, pictures: Sequence[Image.Image], batch: int = 64) -> FrechetStats:
+    """Statistics of pooled features."""
+    stats = FrechetStats()
+    for start in range(0, len(pictures), batch):
+        stats.update(extractor.pooled(from_images(pictures[start : start + batch])))
+    return stats

@@ -1,0 +1,79 @@
+"""Frechet distance between two sets of features, by streaming means and covariances."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class FrechetStats:
+    """Mean and covariance (n - 1) of features that come in batches, in fp64; several workers' are merged.
+
+    The update is Chan's: sums of squares about the present mean, so that nothing large cancels.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: Tensor | None = None
+        self._scatter: Tensor | None = None  # sum of outer products about the mean
+
+    def update(self, features: Tensor) -> None:
+        """features [N, D], any floating-point type. Raises ValueError for other shapes or for NaN."""
+        if features.ndim != 2 or not features.is_floating_point():
+            raise ValueError(f"features should be floating point [N, D], not {tuple(features.shape)}")
+        if not torch.isfinite(features).all():
+            raise ValueError("features hold NaN or infinity: the pictures or the extractor are broken")
+        if not len(features):
+            return
+        batch = FrechetStats()
+        rows = features.detach().double().cpu()
+        batch.count, batch._mean = len(rows), rows.mean(0)
+        centred = rows - batch._mean
+        batch._scatter = centred.T @ centred
+        self.merge(batch)
+
+    def merge(self, other: FrechetStats) -> None:
+        """Take in what another worker saw."""
+        if other._mean is None or other._scatter is None:
+            return
+        if self._mean is None or self._scatter is None:
+            self.count, self._mean, self._scatter = other.count, other._mean.clone(), other._scatter.clone()
+            return
+        if self._mean.shape != other._mean.shape:
+            raise ValueError(f"features of {len(self._mean)} and of {len(other._mean)} numbers do not mix")
+        total, shift = self.count + other.count, other._mean - self._mean
+        self._scatter += other._scatter + torch.outer(shift, shift) * (self.count * other.count / total)
+        self._mean += shift * (other.count / total)
+        self.count = total
+
+    @property
+    def mean(self) -> Tensor:
+        """[D] fp64. Raises ValueError before any feature was seen."""
+        if self._mean is None:
+            raise ValueError("no features yet")
+        return self._mean
+
+    @property
+    def covariance(self) -> Tensor:
+        """[D, D] fp64 with n - 1. Raises ValueError below two features."""
+        if self._scatter is None or self.count < 2:
+            raise ValueError(f"a covariance needs two features at least; there are {self.count}")
+        return self._scatter / (self.count - 1)
+
+
+def frechet_distance(first: FrechetStats, second: FrechetStats) -> float:
+    """Squared difference of the means + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2), by eigen-decomposition, which
+    is exact for covariances of less than full rank too."""
+    root = _square_root(first.covariance)
+    between = torch.linalg.eigvalsh(_symmetric(root @ second.covariance @ root))
+    trace = first.covariance.trace() + second.covariance.trace() - 2 * between.clamp_min(0).sqrt().sum()
+    return float((first.mean - second.mean).square().sum() + trace)
+
+
+def _square_root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(_symmetric(matrix))
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2
