@@ -81,7 +81,35 @@ def evaluate_model(
     atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
     table = f"{scene_table(report)}\n{_frechet_line(frechet)}"
     atomic_write_text(out / "report.md", f"# {pipe.name} on scenes\n\n{table}")
+    atomic_write_text(out / "model-card.md", model_card(pipe, options, table))
     return table
+
+
+def model_card(pipe: Any, options: SceneOptions, table: str) -> str:
+    """README.md for the model's folder: what it is, how it came to be, what it scores, what it cannot do."""
+    told, size = pipe.provenance, sum(p.numel() for p in pipe.generator.parameters())
+    side = pipe.config.generator.resolution
+    networks = ", ".join(
+        f"{role} `{digest[:12]}`" for role, digest in told.get("training_networks", {}).items()
+    )
+    facts = [
+        f"A text-to-image GAN with sparse experts: {size:,} parameters, {side}x{side} px.",
+        f"Trained with the run `{told.get('preset', 'unknown')}` of impasto {impasto.__version__} on "
+        f"{told.get('images_seen', 0):,} drawings of impasto's scenes and their captions, with nothing else: "
+        f"coloured shapes, up to {options.max_objects} in a picture, "
+        f"{'with' if options.textures else 'without'} textures, "
+        f"captions in {' and '.join(options.languages)}.",
+        f"Frozen networks used in training, by hash: {networks or 'unknown'}. Text encoder: "
+        f"`{pipe.config.text_encoder}`.",
+        "Licence: Apache-2.0. The training pictures were drawn by a program, nobody's work is in them.",
+    ]
+    use = f'    import impasto\n    impasto.load("{pipe.name}")("a red circle", num_images=4)'
+    limits = (
+        "It knows the words and shapes of its captions only; anything else gives a picture of nothing in "
+        "particular. It has seen no photograph, no person and no text."
+    )
+    parts = [f"# {pipe.name}", *facts, use, "## Measured", table.strip(), "## Limits", limits]
+    return "\n\n".join(parts) + "\n"
 
 
 def scene_table(report: SceneReport) -> str:
