@@ -9,7 +9,6 @@ import impasto
 
 PACKAGE = Path(impasto.__file__).parent
 FAMILIES = {"aurora", "mars"}
-SHARED = {"nn", "runtime", "data", "metrics", "text", "vision"}
 TOP = {"cli", "loading", "evaluation", "training_families", "serve"}  # the only places that know the families
 FORBIDDEN = {
     "nn": FAMILIES | TOP | {"text", "vision", "runtime", "data", "metrics"},

@@ -87,7 +87,7 @@ def aurora_openglyphs_64() -> AuroraConfig:
 
 
 def aurora_scenes_32() -> AuroraConfig:
-    """About 2.4 M parameters for 32x32 scenes of shapes, trained on two CPU cores. Sizes and rates are ours:
+    """About 3.7 M parameters for 32x32 scenes of shapes, trained on two CPU cores. Sizes and rates are ours:
     a run of some ten thousand steps needs text layers and a mapping that learn as fast as the rest, where the
     published multiplier of 0.01 would leave them as they were initialised."""
     return AuroraConfig(
