@@ -1,9 +1,13 @@
 """The discriminator: its predictions, independence of levels and samples, text branch, second derivatives."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from impasto.aurora.discriminator import Discriminator, DiscriminatorConfig, Features, box_pyramid
+from impasto.aurora.discriminator_blocks import append_deviation
+from impasto.aurora.losses import score_step
 from impasto.config import ConfigError, from_dict, to_dict
 from tests.conftest import relative_difference
 
@@ -34,7 +38,7 @@ def build(config: DiscriminatorConfig = TINY) -> Discriminator:
 
 def text_inputs(batch: int = 3, tokens: int = 7, width: int = 6):
     """Features, EOT positions and masks of captions of different lengths."""
-    eot = torch.tensor([tokens - 1, 3, 4])[:batch]
+    eot = torch.tensor([tokens - 1, 3, 4]).repeat(3)[:batch]
     return torch.randn(batch, tokens, width).double(), eot, torch.arange(tokens) <= eot[:, None]
 
 
@@ -138,6 +142,31 @@ def test_nothing_leaks_from_one_sample_to_another():
         assert not torch.allclose(logits[1], after[pair][1], rtol=1e-3)
 
 
+def test_the_deviation_of_a_group_is_seen_and_stays_in_the_group():
+    x = torch.randn(8, 3, 4, 4)
+    x[4:] = x[4]  # the second group is four times the same
+    seen = append_deviation(x, 4)
+    by_hand = (x[:4].var(0, unbiased=False) + 1e-8).sqrt().mean()
+    assert torch.equal(seen[:, :3], x)
+    assert torch.allclose(seen[:4, 3], by_hand.expand(4, 4, 4)) and float(seen[4:, 3].abs().max()) < 1e-3
+    discriminator = build(replace(TINY, deviation_group=2))
+    pyramid, text = independent_pyramid(4), discriminator.embed_text(*text_inputs(4))
+    before = discriminator.score(discriminator.features(pyramid), text)
+    changed = {side: torch.cat((image[:2], image[2:].flip(0) + 1)) for side, image in pyramid.items()}
+    after = discriminator.score(discriminator.features(changed), text)
+    for pair, logits in before.items():
+        assert torch.allclose(logits[:2], after[pair][:2], atol=1e-5)
+    with pytest.raises(ValueError, match="3 pictures do not divide"):
+        discriminator.features(independent_pyramid(3))
+
+
+def test_real_and_generated_pictures_never_share_a_group():
+    discriminator = build(replace(TINY, deviation_group=4))
+    text = discriminator.embed_text(*text_inputs(6))  # 6 and 6 would make three groups of four
+    with pytest.raises(ValueError, match="real pictures must not share"):
+        score_step(discriminator, independent_pyramid(6), independent_pyramid(6), text, None)
+
+
 def test_features_are_scored_with_other_captions_and_selected_by_sample():
     discriminator, pyramid, (tokens, eot, mask) = build(), independent_pyramid(), text_inputs()
     features, text = discriminator.features(pyramid), discriminator.embed_text(tokens, eot, mask)
@@ -193,6 +222,11 @@ def test_text_reads_every_token_and_survives_an_empty_caption():
     assert torch.equal(gradient.abs().sum(2) > 0, mask)
     empty = discriminator.embed_text(tokens, torch.zeros_like(eot), torch.zeros_like(mask))
     assert empty.isfinite().all()
+
+
+def test_second_derivatives_are_right_with_compared_samples():
+    x = torch.randn(4, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda t: append_deviation(t, 2).square(), (x,))
 
 
 def test_second_derivatives_are_right():

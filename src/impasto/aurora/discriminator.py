@@ -48,9 +48,14 @@ class DiscriminatorConfig:
     text_layers: int = 4  # recollection
     text_width: int = 1024  # recollection
     text_learning_rate_multiplier: float = 0.01  # published for the generator's text head
+    # How many neighbouring samples the end of the trunk compares, so that pictures which are all alike can be
+    # told (StyleGAN: 4). Neither GigaGAN nor Aurora mentions it: 0, off.
+    deviation_group: int = 0
     equalized: bool = True
 
     def __post_init__(self) -> None:
+        if self.deviation_group < 0 or self.deviation_group == 1:
+            raise ConfigError(f"deviation_group={self.deviation_group} should be 0, or 2 and more")
         for name in ("resolution", "smallest_resolution"):
             value = getattr(self, name)
             if value < 2 or value & (value - 1):
@@ -166,6 +171,7 @@ class Discriminator(nn.Module):
             heads=config.heads,
             residual_gain=config.residual_gain,
             attention_gain=config.attention_gain,
+            deviation_group=config.deviation_group,
             equalized=config.equalized,
         )
 
@@ -201,6 +207,10 @@ class Discriminator(nn.Module):
                 f"a pyramid needs one batch size at all its levels and at least one level: {sizes}"
             )
         batch = next(iter(levels.values())).shape[0]
+        if self.config.deviation_group and batch % self.config.deviation_group:
+            raise ValueError(
+                f"{batch} pictures do not divide into groups of deviation_group={self.config.deviation_group}"
+            )
         dtype = next(self.parameters()).dtype
         x: Tensor | None = None
         inputs: tuple[int, ...] = ()

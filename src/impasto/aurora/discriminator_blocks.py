@@ -1,5 +1,5 @@
 """Parts of the discriminator: stages of the trunk, score heads, text branch. All are differentiable twice and
-keep samples apart.
+keep samples apart, unless `deviation_group` asks otherwise.
 
 Residual sums are (x + gain * f(x)) / sqrt(1 + gain^2) (ours). In the generator the published code scales the
 whole sum by its gain, and the next layer's demodulation restores the variance; here nothing demodulates, and
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from impasto.aurora.blocks import dense_on_map
 from impasto.nn.attention import attend, merge_heads, split_heads
 from impasto.nn.modules import module_list
+from impasto.nn.precision import at_least_float32
 from impasto.nn.style import Dense, ModulatedLinear, pixel_norm
 
 
@@ -91,16 +92,38 @@ class SelfAttention(nn.Module):
         return residual_sum(x, y.transpose(1, 2).unflatten(2, x.shape[2:]), self.gain)
 
 
-class Collapse(nn.Module):
-    """The end of the trunk: a 3x3 convolution, then one dense layer over all positions to a single point."""
+def append_deviation(x: Tensor, group: int) -> Tensor:
+    """One more channel: how much `group` consecutive samples differ (StyleGAN; Karras et al. 2018): the
+    standard deviation over the group, averaged over channels and positions. x [N, C, H, W], N a multiple."""
+    variance = x.to(at_least_float32(x)).unflatten(0, (-1, group)).var(1, unbiased=False)
+    deviation = (variance + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)
+    channel = deviation.repeat_interleave(group).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+    return torch.cat((x, channel), dim=1)
 
-    def __init__(self, in_channels: int, out_channels: int, side: int, *, equalized: bool = True):
+
+class Collapse(nn.Module):
+    """The end of the trunk: a 3x3 convolution, then one dense layer over all positions to a single point.
+    With `deviation_group` the convolution also sees how much neighbouring samples differ."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        side: int,
+        *,
+        deviation_group: int = 0,
+        equalized: bool = True,
+    ):
         super().__init__()
-        self.convolution = Convolution(in_channels, in_channels, equalized=equalized)
+        self.deviation_group = deviation_group
+        seen = in_channels + (1 if deviation_group else 0)
+        self.convolution = Convolution(seen, in_channels, equalized=equalized)
         self.dense = Dense(in_channels * side**2, out_channels, equalized=equalized, activation="lrelu")
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, in, side, side] -> [B, out, 1, 1]."""
+        if self.deviation_group:
+            x = append_deviation(x, self.deviation_group)
         return self.dense(self.convolution(x).flatten(1))[:, :, None, None]
 
 
@@ -120,6 +143,7 @@ class Stage(nn.Module):
         heads: int,
         residual_gain: float,
         attention_gain: float,
+        deviation_group: int,
         equalized: bool,
     ):
         super().__init__()
@@ -135,7 +159,13 @@ class Stage(nn.Module):
         )
         self.down: Collapse | ResidualBlock
         if collapse_side is not None:
-            self.down = Collapse(in_channels, out_channels, collapse_side, equalized=equalized)
+            self.down = Collapse(
+                in_channels,
+                out_channels,
+                collapse_side,
+                deviation_group=deviation_group,
+                equalized=equalized,
+            )
         else:
             self.down = ResidualBlock(
                 in_channels, out_channels, gain=residual_gain, downsample=True, equalized=equalized

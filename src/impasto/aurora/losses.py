@@ -98,11 +98,16 @@ def score_step(
     """Scores of real and generated pyramids with their own captions, and with those at `index` [B].
 
     text [B, D] belongs to both: real[n] and fake[n] are pictures of caption n. One pass through the trunk,
-    which is exact since nothing crosses the batch; the wrong captions cost the heads alone.
+    which is exact since nothing crosses the two halves; the wrong captions cost the heads alone.
     """
     if real.keys() != fake.keys():
         raise ValueError(f"levels differ: real {sorted(real)}, generated {sorted(fake)}")
-    batch = text.shape[0]
+    batch, group = text.shape[0], discriminator.config.deviation_group
+    if group and batch % group:
+        raise ValueError(
+            f"{batch} pictures do not divide into groups of deviation_group={group}, and real pictures "
+            "must not share one with generated ones; change training.batch or training.micro_batch"
+        )
     both = discriminator.features({side: torch.cat((real[side], fake[side])) for side in real})
 
     def split(captions: Tensor) -> tuple[Scores, Scores]:
