@@ -1,5 +1,6 @@
 """From a name to a pipeline: a directory, a shipped model, a preset, or a hub id."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,12 +25,16 @@ def load(name: str | Path, settings: list[str] | None = None) -> Any:
     Raises ConfigError or ModelDirectoryError, in one line.
     """
     from impasto.aurora.pipeline import AuroraPipeline
+    from impasto.mars.pipeline import MarsPipeline
 
     found = _find(str(name), settings or [])
     if not isinstance(found, Path):
         return AuroraPipeline.untrained(found, name=str(name))
     family, _ = read_config(found)
-    families = {"aurora": AuroraPipeline.from_pretrained}
+    families: dict[str, Callable[[Path], Any]] = {
+        "aurora": AuroraPipeline.from_pretrained,
+        "mars": MarsPipeline.from_pretrained,
+    }
     if family not in families:
         raise ConfigError(f"{found / CONFIG}: unknown model family '{family}'; {nearest(family, families)}")
     return families[family](found)

@@ -14,14 +14,18 @@ def launcher_of(preset: str) -> ModuleType:
     """
     from impasto.aurora import launch as aurora
     from impasto.aurora.runs import RUNS as AURORA_RUNS
+    from impasto.mars import launch as mars
+    from impasto.mars.runs import RUNS as MARS_RUNS
     from impasto.vision import two_tower_launch as two_tower
     from impasto.vision.two_tower_config import RUNS as TWO_TOWER_RUNS
 
     if preset in TWO_TOWER_RUNS or _saved_preset(preset) in TWO_TOWER_RUNS:
         return two_tower
+    if preset in MARS_RUNS or _saved_preset(preset) in MARS_RUNS:
+        return mars
     if preset in AURORA_RUNS or Path(preset).is_file():
         return aurora
-    known = [*AURORA_RUNS, *TWO_TOWER_RUNS]
+    known = [*AURORA_RUNS, *MARS_RUNS, *TWO_TOWER_RUNS]
     raise ConfigError(f"no training preset or config.json '{preset}'; {nearest(preset, known)}")
 
 

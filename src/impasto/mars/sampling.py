@@ -118,10 +118,12 @@ def caption_images(
     max_tokens: int = 64,
     settings: SamplingSettings = GREEDY,
     seeds: Sequence[int] | None = None,
+    first: Tensor | None = None,
 ) -> list[list[int]]:
     """Text ids of a caption for each picture, codes [B, N] int64, up to the end of text or max_tokens.
 
-    seeds: one for each picture, needed unless the settings are greedy.
+    seeds: one for each picture, needed unless the settings are greedy. first: [V] bool, the text rows that a
+    caption may begin with, for instance those of one language.
     """
     count = model.config.image_length(level)
     if codes.shape[1] != count:
@@ -135,7 +137,7 @@ def caption_images(
     routing = SegmentRouting((Segment(0, count + 1, True), Segment(count + 1, count + 2, False)))
     cache = model.new_cache(batch, count + 2 + max_tokens)
     hidden = model(ids, routing, memory=cache)
-    return _continue_text(model, hidden[:, -1], cache, max_tokens, settings, seeds)
+    return _continue_text(model, hidden[:, -1], cache, max_tokens, settings, seeds, first)
 
 
 @torch.no_grad()
@@ -166,8 +168,10 @@ def _continue_text(
     max_tokens: int,
     settings: SamplingSettings,
     seeds: Sequence[int] | None,
+    first: Tensor | None = None,
 ) -> list[list[int]]:
-    """Text after hidden [B, width] until every row has ended; only text rows can be drawn."""
+    """Text after hidden [B, width] until every row has ended; only text rows can be drawn, of those in
+    `first` [V] the first token."""
     batch, end = len(hidden), model.config.language.end_of_text
     if settings.temperature > 0 and (seeds is None or len(seeds) != batch):
         raise ValueError(f"drawing {batch} texts needs {batch} seeds, or temperature 0")
@@ -175,7 +179,10 @@ def _continue_text(
     written = torch.full((batch, max_tokens), end, device=model.device)
     ended = torch.zeros(batch, dtype=torch.bool, device=model.device)
     for index in range(max_tokens):
-        chosen = choose(model.text_logits_of(hidden), uniforms[:, index], settings)
+        logits = model.text_logits_of(hidden)
+        if first is not None and index == 0:
+            logits = logits.masked_fill(~first.to(logits.device), float("-inf"))
+        chosen = choose(logits, uniforms[:, index], settings)
         written[:, index] = chosen.masked_fill(ended, end)
         ended = ended | (chosen == end)
         if index + 1 == max_tokens or bool(ended.all()):

@@ -1,0 +1,146 @@
+"""Image codes of a run's pictures: extracted once into files of 16-bit numbers, then read from there.
+
+`RUN/codes/` holds codes-00000.safetensors ..., captions-00000.json ... and index.json with the size and
+SHA-256 of each file and what they were made of. It is written under another name and renamed, so that it is
+whole or absent.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from impasto.config import to_dict
+from impasto.mars.directories import TokenizerPart
+from impasto.mars.texts import CaptionSource
+from impasto.mars.training_config import StageRun
+from impasto.mars.vq_training import extract_codes
+from impasto.runtime.files import atomic_directory
+
+CODES, INDEX, FORMAT = "codes", "index.json", 1
+_logger = logging.getLogger(__name__)
+
+
+class CodesError(ValueError):
+    """Extracted codes that are damaged or of something else; the message is one line with the way out."""
+
+
+class Pictures(NamedTuple):
+    """Codes [n, N] int64 of n pictures and a caption of each."""
+
+    codes: Tensor
+    captions: list[str]
+
+
+class CodeStore:
+    """All pictures of a run, in the endless order in which they are seen: a new order every epoch."""
+
+    def __init__(self, codes: Tensor, captions: list[list[str]], seed: int):
+        self.codes, self.captions, self.seed = codes, captions, seed
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def batch(self, positions: range | list[int]) -> Pictures:
+        """The pictures at places of the order, each with one of its captions drawn by (seed, place)."""
+        rows = [self._row(position) for position in positions]
+        captions = []
+        for row, position in zip(rows, positions, strict=True):
+            drawn = np.random.default_rng((self.seed, 1, position)).integers(len(self.captions[row]))
+            captions.append(self.captions[row][int(drawn)])
+        return Pictures(self.codes[torch.tensor(rows)].long(), captions)
+
+    def _row(self, position: int) -> int:
+        epoch, place = divmod(position, len(self))
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self)))
+        return int(self._order[1][place])
+
+
+def prepare_codes(
+    out: Path, run: StageRun, part: TokenizerPart, report: Callable[[str], None] = _logger.info
+) -> None:
+    """Extract the codes of a run's pictures, unless they are there. CodesError, in one line, if those
+    that are there are of another tokenizer or of other scenes."""
+    folder, made_of = out / CODES, _made_of(run, part)
+    if folder.is_dir():
+        _check_made_of(folder, made_of)
+        return
+    training = run.training
+    source = CaptionSource(resolution_of(run, part), run.data, seed=training.seed)
+    report(f"extracting the codes of {training.pictures:,} pictures, once, into {folder}")
+    files: dict[str, dict[str, Any]] = {}
+    with atomic_directory(folder) as temporary:
+        for number, start in enumerate(range(0, training.pictures, training.shard_pictures)):
+            positions = range(start, min(start + training.shard_pictures, training.pictures))
+            codes = torch.from_numpy(extract_codes(part.tokenizer, source, positions).codes)
+            captions = [source.phrasings(p, training.captions_per_picture) for p in positions]
+            shard, texts = f"codes-{number:05d}.safetensors", f"captions-{number:05d}.json"
+            save_file({"codes": codes.flatten(1).contiguous()}, temporary / shard)
+            text = json.dumps(captions, ensure_ascii=False)
+            (temporary / texts).write_text(text, encoding="utf-8")
+            files |= {name: _fingerprint(temporary / name) for name in (shard, texts)}
+        document = {"format": FORMAT, "made_of": made_of, "files": files}
+        (temporary / INDEX).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def read_codes(out: Path, run: StageRun, part: TokenizerPart) -> CodeStore:
+    """The pictures that `prepare_codes` has written, every file checked."""
+    folder = out / CODES
+    files = _check_made_of(folder, _made_of(run, part))["files"]
+    codes: list[Tensor] = []
+    captions: list[list[str]] = []
+    for name, expected in sorted(files.items()):
+        if not (folder / name).is_file() or _fingerprint(folder / name) != expected:
+            raise CodesError(f"{folder / name} is not what was written; delete {folder} to extract anew")
+        if name.endswith(".safetensors"):
+            codes.append(load_file(folder / name)["codes"].to(torch.int32))
+        else:
+            captions += json.loads((folder / name).read_text(encoding="utf-8"))
+    return CodeStore(torch.cat(codes), captions, run.training.seed)
+
+
+def resolution_of(run: StageRun, part: TokenizerPart) -> int:
+    """Side of the pictures in pixels."""
+    return run.model.grid(run.level) * part.tokenizer.config.factor
+
+
+def _made_of(run: StageRun, part: TokenizerPart) -> dict[str, Any]:
+    training = run.training
+    return {
+        "tokenizer": part.fingerprint,
+        "resolution": resolution_of(run, part),
+        "scenes": to_dict(run.data),
+        "seed": training.seed,
+        "pictures": training.pictures,
+        "captions_per_picture": training.captions_per_picture,
+        "shard_pictures": training.shard_pictures,
+    }
+
+
+def _check_made_of(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """The index of a folder of codes that were made of `expected`."""
+    try:
+        document = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        found = document["made_of"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CodesError(f"{folder} has no {INDEX} that can be read; delete it to extract anew") from None
+    changed = [name for name, value in expected.items() if found.get(name) != value]
+    if changed:
+        raise CodesError(
+            f"{folder} was extracted with another {changed[0]}; choose another --out, or delete it"
+        )
+    return document
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

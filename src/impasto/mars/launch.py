@@ -1,0 +1,142 @@
+"""From a preset's name to a trained stage of MARS: what `impasto train mars-...` calls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from impasto.config import ConfigError, override
+from impasto.mars import language_launch, tokenizer_launch
+from impasto.mars.codes import prepare_codes, read_codes
+from impasto.mars.directories import (
+    LanguagePart,
+    TokenizerPart,
+    find_directory,
+    load_language,
+    load_tokenizer,
+    load_whole,
+)
+from impasto.mars.recording import StageRecorder
+from impasto.mars.run_folder import (
+    LaunchOptions,
+    RunLog,
+    checkpoint_to_resume,
+    preset_of,
+    read_run,
+    start_folder,
+    start_of,
+)
+from impasto.mars.runs import RUNS, MarsRun
+from impasto.mars.semvie import MarsModel
+from impasto.mars.trainer import train
+from impasto.mars.training_config import LanguageRun, StageRun
+from impasto.mars.training_state import StageState
+from impasto.mars.vq_training import TokenizerRun
+from impasto.runtime.display import TrainingDisplay
+from impasto.runtime.dist import Ranks
+from impasto.runtime.guards import Deadline, Graceful
+from impasto.runtime.model_directory import is_model_directory
+
+__all__ = ["LaunchOptions", "find_run", "launch"]
+
+
+def find_run(preset: str, settings: Sequence[str]) -> MarsRun:
+    """A preset, or a saved config.json, with overrides applied."""
+    name = preset_of(preset)
+    run = RUNS[name]() if preset in RUNS else read_run(Path(preset))
+    return override(run, settings)
+
+
+def launch(preset: str, run: MarsRun, options: LaunchOptions) -> str:
+    """Train; returns how it ended. Raises one-line errors for what cannot be."""
+    if isinstance(run, TokenizerRun):
+        return tokenizer_launch.launch(preset, run, options)
+    if isinstance(run, LanguageRun):
+        return language_launch.launch(preset, run, options)
+    return launch_stage(preset, run, options)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a stage starts from: two frozen networks and, maybe, the visual expert of an earlier stage."""
+
+    tokenizer: TokenizerPart
+    language: LanguagePart
+    initial: MarsModel | None
+
+
+def launch_stage(preset: str, run: StageRun, options: LaunchOptions) -> str:
+    """Stage I or II."""
+    out, training = options.out, run.training
+    ranks = Ranks.from_environment(options.device)
+    if training.batch % ((training.micro_batch or 1) * ranks.world_size):
+        raise ConfigError(
+            f"training.batch={training.batch} should divide among {ranks.world_size} ranks and micro-batches"
+        )
+    checkpoint = checkpoint_to_resume(run, options)
+    ranks.barrier()  # all have looked before the main rank writes
+    parts = _parts(preset, run, options, resuming=checkpoint is not None)
+    parts.tokenizer.tokenizer.to(ranks.device)
+    state = StageState.fresh(run, ranks.device, parts.language, parts.tokenizer, parts.initial)
+    start = start_of(checkpoint)
+    with Graceful() as stop, TrainingDisplay(training.tokens // run.image_length, start) as display:
+        if ranks.is_main:
+            start_folder(preset, run, out)
+            prepare_codes(out, run, parts.tokenizer, display.message)
+        ranks.barrier()
+        pictures = read_codes(out, run, parts.tokenizer)
+        if checkpoint:
+            state.restore(checkpoint)
+        log = RunLog(options, run, display, ranks, start)
+        try:
+            log.resume(state.images)
+            recorder = StageRecorder(log, parts.tokenizer, state, _provenance(preset, parts))
+            return train(
+                state, pictures, recorder,
+                ranks=ranks, deadline=Deadline(options.time_limit), stop=stop,
+            )  # fmt: skip
+        finally:
+            log.close()
+
+
+def _parts(preset: str, run: StageRun, options: LaunchOptions, *, resuming: bool) -> Parts:
+    """From the settings, else from --init-from, else from the model that the run itself has written."""
+    earlier = options.init_from
+    initial = None
+    if earlier is not None:
+        initial = load_whole(find_directory(earlier, "--init-from"))[0].model
+    own = options.out / "model"
+    fallback = earlier or (own if resuming and is_model_directory(own) else None)
+    family = preset_of(preset).partition("/")[0]
+    tokenizer = load_tokenizer(_place(run.tokenizer, "tokenizer", fallback, family))
+    language = load_language(_place(run.language, "language", fallback, family))
+    found = Parts(tokenizer, language, None if resuming else initial)
+    if initial is not None and not resuming:
+        _check_same_tokenizer(found.tokenizer, str(earlier))
+    return found
+
+
+def _place(setting: str, name: str, fallback: str | Path | None, family: str) -> str | Path:
+    if setting:
+        return setting
+    if fallback is None:
+        raise ConfigError(
+            f"no {name} is named: train one with `impasto train {family}/{name} --out RUN`, "
+            f"then add --set {name}=RUN; or go on from an earlier stage with --init-from RUN"
+        )
+    return fallback
+
+
+def _check_same_tokenizer(part: TokenizerPart, earlier: str) -> None:
+    """Codes mean nothing under another tokenizer."""
+    if load_tokenizer(earlier, "--init-from").fingerprint != part.fingerprint:
+        raise ConfigError(f"--init-from {earlier} was trained on the codes of another tokenizer")
+
+
+def _provenance(preset: str, parts: Parts) -> dict[str, object]:
+    known = parts.tokenizer.provenance
+    return {
+        "preset": preset_of(preset),
+        "tokenizer": parts.tokenizer.fingerprint,
+        "language": parts.language.provenance,
+        "training_networks": known.get("training_networks", {}),
+    }

@@ -1,0 +1,240 @@
+"""Prompts to pictures, and pictures to captions, with a MARS model."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from impasto import __version__
+from impasto.config import ConfigError, to_dict
+from impasto.mars.directories import (
+    FAMILY,
+    MarsParts,
+    MarsPipelineConfig,
+    load_whole,
+    read_document,
+    save_directory,
+)
+from impasto.mars.initial import new_model
+from impasto.mars.prompts import PromptTokeniser
+from impasto.mars.sampling import GREEDY, SamplingSettings, caption_images, generate_images
+from impasto.mars.semvie import is_visual
+from impasto.mars.texts import BYTE_PIECES, byte_tokeniser, read_tokeniser
+from impasto.mars.vq import VQTokenizer
+from impasto.pictures import from_images, to_images
+from impasto.runtime.model_directory import read_config
+
+Language = Literal["en", "zh"]
+FIRST_IDEOGRAPH = "\u2e80"  # Chinese writing begins about here; parts of characters decode to U+FFFD
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Pictures with what made them, in the order prompt 0 image 0, prompt 0 image 1, ...
+
+    images [N, 3, R, R] in about [-1, 1]; codes [N, side, side]; prompts and seeds, one per picture.
+    """
+
+    images: Tensor
+    codes: Tensor
+    prompts: list[str]
+    seeds: list[int]
+
+    def pictures(self) -> list[Image.Image]:
+        return to_images(self.images)
+
+
+class MarsPipeline:
+    """A sequence model with its image tokenizer and its text tokeniser. Call it with a prompt."""
+
+    def __init__(
+        self,
+        parts: MarsParts,
+        config: MarsPipelineConfig,
+        tokeniser: Tokenizer,
+        *,
+        name: str = "mars",
+        trained: bool = True,
+        provenance: Mapping[str, Any] | None = None,
+    ):
+        self.parts, self.config, self.name, self.trained = parts.eval(), config, name, trained
+        self.tokeniser = tokeniser
+        self.prompts = PromptTokeniser(tokeniser, config.model.language.vocabulary)
+        self.provenance = dict(provenance or {})  # how it came to be: data, pictures seen, networks used
+        self.device = parts.model.device
+
+    @classmethod
+    def untrained(cls, config: MarsPipelineConfig, *, name: str, seed: int = 0) -> "MarsPipeline":
+        """Freshly initialised networks, the same for the same seed, that read prompts byte by byte.
+        ConfigError where the vocabulary has not a row for each byte."""
+        if config.model.language.vocabulary < BYTE_PIECES:
+            raise ConfigError(f"model.language.vocabulary should be at least {BYTE_PIECES} to read bytes")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            tokenizer = VQTokenizer(config.tokenizer)
+        parts = MarsParts(new_model(config.model, seed), tokenizer)
+        return cls(parts, config, byte_tokeniser(), name=name, trained=False)
+
+    @classmethod
+    def from_pretrained(cls, path: Path | str) -> "MarsPipeline":
+        """A model directory. Raises ModelDirectoryError or ConfigError, in one line."""
+        path = Path(path)
+        _, document = read_config(path)
+        parts, config = load_whole(path)
+        _, trained, provenance = read_document(document)
+        name = path.resolve().name
+        tokeniser = read_tokeniser(path)
+        return cls(parts, config, tokeniser, name=name, trained=trained, provenance=provenance)
+
+    def save_pretrained(self, path: Path | str) -> None:
+        """Write a whole model directory: both experts, both tokenisers, the model card."""
+        document = {**to_dict(self.config), "trained": self.trained, "provenance": self.provenance}
+        state = self.parts.state_dict()
+        save_directory(Path(path), FAMILY, document, state, self._card(), self.tokeniser)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "MarsPipeline":
+        """Move to a device, and the sequence model's parameters to a type; the image tokenizer stays in
+        fp32."""
+        if device is not None:
+            self.device = torch.device(device)
+            self.parts.to(self.device)
+        if dtype is not None:
+            for parameter in self.parts.model.parameters():
+                parameter.data = parameter.data.to(dtype)
+        return self
+
+    def __call__(self, prompt: str | Sequence[str], num_images: int = 1, **options: Any) -> list[Image.Image]:
+        """`num_images` pictures of each prompt; options as for `generate`."""
+        return self.generate(prompt, num_images, **options).pictures()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        num_images: int = 1,
+        *,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 32,
+        guidance: float | None = None,
+        temperature: float = 1.0,
+        top_k: int = 1000,
+        top_p: float = 1.0,
+    ) -> Generation:
+        """Image k of every prompt is drawn with stream seed + k, on the CPU: it depends neither on the batch
+        it is made in nor on the device. Several seeds are one for each prompt.
+
+        guidance: how strongly the prompt is followed, 1 for not at all more than learned; the model's own
+        default. temperature, top_k, top_p: how a code is drawn, see `SamplingSettings`.
+        """
+        if not self.trained:
+            warnings.warn(f"'{self.name}' is untrained: its pictures show no prompt", stacklevel=2)
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not texts:
+            raise ValueError("no prompt given")
+        if num_images < 1 or batch_size < 1:
+            raise ValueError("num_images and batch_size should be at least 1")
+        first = [seed] * len(texts) if isinstance(seed, int) else list(seed)
+        if len(first) != len(texts):
+            raise ValueError(f"{len(first)} seeds for {len(texts)} prompts; give one seed, or one for each")
+        settings = SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p)
+        encoded = [self.prompts.encode(text) for text in texts]
+        seeds = [start + index for start in first for index in range(num_images)]
+        owner = [index for index in range(len(texts)) for _ in range(num_images)]
+        side, codes = self.config.model.grid(self.config.level), []
+        for start in range(0, len(seeds), batch_size):
+            part = slice(start, start + batch_size)
+            drawn = generate_images(
+                self.parts.model,
+                [encoded[index] for index in owner[part]],
+                seeds[part],
+                level=self.config.level,
+                guidance=self.config.guidance if guidance is None else guidance,
+                settings=settings,
+            )
+            codes.append(drawn.unflatten(1, (side, side)))
+        images = [self.parts.tokenizer.decode(part) for part in codes]
+        return Generation(torch.cat(images), torch.cat(codes), [texts[index] for index in owner], seeds)
+
+    @torch.no_grad()
+    def caption(
+        self,
+        images: Image.Image | Sequence[Image.Image] | Tensor,
+        language: Language | None = None,
+        *,
+        max_tokens: int = 64,
+        batch_size: int = 32,
+    ) -> list[str]:
+        """A sentence about each picture, the likeliest word by word; in a language, or in that which the
+        model prefers. images: PIL images, resized to the model's side, or [N, 3, R, R] in [-1, 1]."""
+        pixels = self._pixels(images)
+        first = None if language is None else self._beginnings(language)
+        texts = []
+        for part in pixels.split(batch_size):
+            codes = self.parts.tokenizer.encode(part.to(self.device)).flatten(1)
+            written = caption_images(
+                self.parts.model,
+                codes,
+                level=self.config.level,
+                max_tokens=max_tokens,
+                settings=GREEDY,
+                first=first,
+            )
+            texts += [self.prompts.decode(ids).strip() for ids in written]
+        return texts
+
+    def settings(self, generation: Generation, index: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What made picture `index`, for its PNG metadata."""
+        return {
+            "prompt": generation.prompts[index],
+            "seed": generation.seeds[index],
+            **options,
+            "model": self.name,
+            "trained": self.trained,
+            "version": __version__,
+        }
+
+    def _pixels(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> Tensor:
+        if isinstance(images, Tensor):
+            return images
+        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        if not pictures:
+            raise ValueError("no picture given")
+        side = self.config.resolution
+        return from_images([picture.convert("RGB").resize((side, side)) for picture in pictures])
+
+    def _beginnings(self, language: Language) -> Tensor:
+        """[V] bool: the pieces that a sentence of the language may begin with."""
+        if language not in ("en", "zh"):
+            raise ValueError(f"language='{language}' should be 'en' or 'zh'")
+        chosen = torch.zeros(self.config.model.language.vocabulary, dtype=torch.bool)
+        special = self.prompts.special
+        for token in range(min(len(chosen), self.tokeniser.get_vocab_size())):
+            text = self.tokeniser.decode([token], skip_special_tokens=False)
+            chinese = any(letter >= FIRST_IDEOGRAPH for letter in text)
+            chosen[token] = token not in special and bool(text.strip()) and chinese == (language == "zh")
+        return chosen
+
+    def _card(self) -> str:
+        model, config = self.parts.model, self.config
+        visual = sum(p.numel() for name, p in model.named_parameters() if is_visual(name))
+        language = sum(p.numel() for name, p in model.named_parameters() if not is_visual(name))
+        lines = [
+            f"# {self.name}",
+            f"A MARS model ({config.resolution}x{config.resolution} px): it draws from prompts and describes "
+            f"pictures. Written by impasto {__version__}.",
+            "" if self.trained else "**Untrained:** these are initial weights.",
+            f"    import impasto\n    pipe = impasto.load(PATH)  # {self.name}\n"
+            f'    pipe("a prompt", num_images=4)\n    pipe.caption(pictures, "en")',
+            f"Language expert {language:,} parameters, frozen; visual expert {visual:,}, trained; image "
+            f"tokenizer {sum(p.numel() for p in self.parts.tokenizer.parameters()):,}. All three are inside "
+            f"model.safetensors, the text tokeniser is tokenizer.json.",
+        ]
+        return "\n\n".join(line for line in lines if line) + "\n"

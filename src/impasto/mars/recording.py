@@ -1,0 +1,85 @@
+"""What a run of stage I or II leaves behind: metrics, sheets, checkpoints, the newest whole model."""
+
+from collections.abc import Mapping, Sequence
+
+from impasto.config import to_dict
+from impasto.mars.directories import MarsParts, MarsPipelineConfig, TokenizerPart
+from impasto.mars.pipeline import MarsPipeline
+from impasto.mars.run_folder import RunLog
+from impasto.mars.training_state import StageState
+from impasto.mars.validation import SUFFIXES, Validation
+from impasto.pictures import contact_sheet, to_images
+
+SHEET_PICTURES, CELL = 4, 96
+
+
+class StageRecorder:
+    """Of a stage. Only the main rank draws and writes (a sharded model would have all ranks draw)."""
+
+    def __init__(
+        self, log: RunLog, tokenizer: TokenizerPart, state: StageState, provenance: Mapping[str, object]
+    ):
+        self.log, self.provenance = log, dict(provenance)
+        run = state.run
+        config = MarsPipelineConfig(
+            model=run.model,
+            tokenizer=tokenizer.tokenizer.config,
+            level=run.level,
+            guidance=run.training.guidance,
+        )
+        self.validations: Sequence[Validation] = ()
+        self.prompts: list[str] = []
+        if log.ranks.is_main:
+            self.validations = [Validation(run, tokenizer, split) for split in SUFFIXES]
+            self.prompts = [prompt for found in self.validations for prompt in found.captions[:3]]
+        parts = MarsParts(state.model, tokenizer.tokenizer)
+        self.pipe = MarsPipeline(parts, config, state.prompts.tokeniser, name=log.out.name)
+
+    def tick(self, images: int) -> None:
+        self.log.display.tick(images)
+
+    def metrics(self, state: StageState, values: dict[str, float], seconds: float) -> None:
+        self.log.metrics(state.images, {"tokens": state.tokens, **values}, seconds)
+
+    def samples(self, state: StageState) -> None:
+        """Likelihoods and residual norms; a sheet of the fixed prompts; the oracle's scores, but for a model
+        that has seen nothing."""
+        if not self.log.ranks.is_main:
+            return
+        values: dict[str, float] = {"tokens": state.tokens}
+        for found in self.validations:
+            values |= found.likelihoods(state)
+        values |= self.validations[0].drift(state)
+        pictures = self.pipe.generate(self.prompts, SHEET_PICTURES, seed=0).pictures()
+        rows = [pictures[n : n + SHEET_PICTURES] for n in range(0, len(pictures), SHEET_PICTURES)]
+        self.log.sheet(state.images, "sheet", contact_sheet(rows, self.prompts, cell=CELL))
+        if state.images:
+            for found in self.validations:
+                values |= found.scores(self.pipe)
+            if state.run.training.image_to_text:
+                self._describe(state)
+        shown = [name for name in values if name.startswith(("score", "validation/"))]
+        self.log.scores(state.images, values, shown)
+
+    def checkpoint(self, state: StageState) -> None:
+        """Save, delete what is older than needed, export the whole model."""
+        if not self.log.ranks.is_main:
+            return
+        self.log.sync()
+        state.save(self.log.out)
+        self.pipe.provenance = {
+            **self.provenance,
+            "images_seen": state.images,
+            "tokens_seen": state.tokens,
+            "data": {"scenes": to_dict(state.run.data)},
+        }
+        self.pipe.save_pretrained(self.log.out / "model")
+        self.log.finish_checkpoint(state.run.training.keep_checkpoints)
+
+    def _describe(self, state: StageState) -> None:
+        """A sheet of pictures under what the model says of them."""
+        found = self.validations[-1]
+        pictures = found.pictures[: len(self.prompts)]
+        texts = self.pipe.caption(pictures)
+        sheet = contact_sheet([[picture] for picture in to_images(pictures)], texts, cell=4 * CELL)
+        self.log.sheet(state.images, "captions", sheet)

@@ -1,0 +1,148 @@
+"""Named training runs of MARS, stage by stage. A run is a function; sizes and rates of the small ones are
+ours."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from impasto.data.scene_source import SceneOptions
+from impasto.mars.config import LanguageConfig, MarsConfig, VisualConfig
+from impasto.mars.presets import mars_nano
+from impasto.mars.training_config import LanguageRun, LanguageTraining, Optimisation, StageRun, StageTraining
+from impasto.mars.vq import VQConfig
+from impasto.mars.vq_losses import ObjectiveConfig, PatchDiscriminatorConfig
+from impasto.mars.vq_training import TokenizerRun, TokenizerTraining, vq_nano_32_run
+
+MarsRun = TokenizerRun | LanguageRun | StageRun
+
+# A quarter Chinese: 20 to 30 % (section 12 of the notes).
+NANO_SCENES = SceneOptions(max_objects=2, textures=False, languages=("en", "en", "en", "zh"))
+DEBUG_SCENES = SceneOptions(max_objects=1, textures=False, languages=("en", "zh"))
+
+
+def nano_language() -> LanguageRun:
+    """A language model of about 1 M parameters on the captions' grammar."""
+    training = LanguageTraining(scenes=32_000)
+    return LanguageRun(model=mars_nano().language, data=NANO_SCENES, training=training)
+
+
+def nano_stage1() -> StageRun:
+    """Drawing and describing at 32 px, 64 tokens a picture."""
+    return StageRun(
+        model=mars_nano(),
+        data=NANO_SCENES,
+        training=StageTraining(
+            tokens=7_680_000,
+            optimisation=Optimisation(learning_rate=1e-3),
+            log_every=25_600,
+            sample_every=768_000,
+            checkpoint_every=768_000,
+        ),
+    )
+
+
+def nano_stage2() -> StageRun:
+    """Drawing alone, from stage I."""
+    run = nano_stage1()
+    training = replace(
+        run.training,
+        tokens=2_304_000,
+        image_to_text=0.0,
+        optimisation=Optimisation(learning_rate=3e-4),
+        seed=1,
+    )
+    return replace(run, training=training)
+
+
+def debug_tokenizer() -> TokenizerRun:
+    """16 px to a grid of 4 x 4; for tests, as all debug runs."""
+    return TokenizerRun(
+        resolution=16,
+        model=VQConfig(
+            channels=(8,),
+            patch=4,
+            blocks=1,
+            attention_levels=(),
+            middle_attention=False,
+            norm_groups=4,
+            latent_channels=8,
+            codes=32,
+            code_dim=4,
+        ),
+        discriminator=PatchDiscriminatorConfig(channels=8, layers=1),
+        data=DEBUG_SCENES,
+        training=TokenizerTraining(
+            images=32,
+            batch=8,
+            learning_rate=4e-3,
+            objective=ObjectiveConfig(perceptual_weight=0.0, adversarial_weight=0.0),
+            revive_every=8,
+            revive_after=8,
+            log_every=8,
+            sample_every=16,
+            checkpoint_every=16,
+        ),
+    )
+
+
+def debug_language() -> LanguageRun:
+    """A few steps of a model of two layers."""
+    return LanguageRun(
+        model=LanguageConfig(
+            vocabulary=320,
+            width=32,
+            layers=2,
+            heads=2,
+            key_value_heads=1,
+            head_dim=16,
+            feed_forward=48,
+            tied_head=True,
+            context=256,
+            end_of_text=0,
+        ),
+        data=DEBUG_SCENES,
+        training=LanguageTraining(
+            scenes=32,
+            batch=8,
+            tokeniser_scenes=64,
+            validation_scenes=8,
+            log_every=8,
+            checkpoint_every=16,
+        ),
+    )
+
+
+def debug_stage1() -> StageRun:
+    """Four steps of eight pictures of 16 tokens."""
+    return StageRun(
+        model=MarsConfig(language=debug_language().model, visual=VisualConfig(codes=32), grids=(4,)),
+        data=DEBUG_SCENES,
+        training=StageTraining(
+            tokens=512,
+            batch=8,
+            pictures=24,
+            captions_per_picture=2,
+            shard_pictures=16,
+            validation_pictures=4,
+            sample_prompts=2,
+            log_every=128,
+            sample_every=256,
+            checkpoint_every=256,
+        ),
+    )
+
+
+def debug_stage2() -> StageRun:
+    run = debug_stage1()
+    return replace(run, training=replace(run.training, image_to_text=0.0, seed=1))
+
+
+RUNS: dict[str, Callable[[], MarsRun]] = {
+    "mars-nano/tokenizer": vq_nano_32_run,
+    "mars-nano/language": nano_language,
+    "mars-nano/stage1": nano_stage1,
+    "mars-nano/stage2": nano_stage2,
+    "mars-debug/tokenizer": debug_tokenizer,
+    "mars-debug/language": debug_language,
+    "mars-debug/stage1": debug_stage1,
+    "mars-debug/stage2": debug_stage2,
+}

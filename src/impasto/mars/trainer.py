@@ -1,0 +1,179 @@
+"""The training loop of stages I and II. Image tokens are the clock; every random number of a picture is drawn
+from (seed, its place), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU,
+and ranks share a batch without changing it."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from impasto.mars.codes import CodeStore
+from impasto.mars.sequence import SequenceBatch, image_to_text, text_to_image
+from impasto.mars.texts import drop
+from impasto.mars.training_state import StageState
+from impasto.nn.kv_cache import KeyValuePrefix, join_left_padded
+from impasto.runtime.dist import Ranks
+from impasto.runtime.guards import Deadline, Graceful
+
+
+class Recorder(Protocol):
+    """What watches a run: writes metrics, samples, checkpoints."""
+
+    def metrics(self, state: StageState, values: dict[str, float], seconds: float) -> None: ...
+    def samples(self, state: StageState) -> None: ...
+    def checkpoint(self, state: StageState) -> None: ...
+    def tick(self, images: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass: pictures to draw, with their captions' ids, and pictures to describe."""
+
+    drawn: SequenceBatch
+    captions: list[list[int]]
+    described: SequenceBatch | None
+
+    @property
+    def targets(self) -> list[float]:
+        """How many predictions of each kind: of drawn pictures, of words, of pictures to describe."""
+        words = pictures = 0
+        if self.described is not None:
+            words, pictures = len(self.described.text_rows), len(self.described.image_rows)
+        return [float(len(self.drawn.image_rows)), float(words), float(pictures)]
+
+
+def train(
+    state: StageState,
+    pictures: CodeStore,
+    recorder: Recorder,
+    *,
+    ranks: Ranks,
+    deadline: Deadline,
+    stop: Graceful,
+) -> str:
+    """Train until the run's tokens are seen, the deadline has passed or a signal asks to stop; the last
+    checkpoint is written in each case. Returns why it ended. Raises NonFiniteError after too many bad steps
+    in a row, with the last good checkpoint kept."""
+    config = state.run.training
+    due = [config.log_every, config.sample_every, config.checkpoint_every]
+    reason = "finished"
+    if state.images == 0:
+        recorder.samples(state)
+    while state.tokens < config.tokens:
+        started = time.perf_counter()
+        step(state, pictures, ranks)
+        log, sample, checkpoint = (state.tokens % interval == 0 for interval in due)
+        recorder.tick(state.images)
+        if log:
+            recorder.metrics(state, state.means.take(), time.perf_counter() - started)
+        if sample:
+            recorder.samples(state)
+        ending = ranks.any(stop.requested or deadline.passed)
+        if ending:
+            reason = stop.reason or "time limit"
+        if checkpoint or ending or state.tokens >= config.tokens:
+            recorder.checkpoint(state)
+        if ending:
+            break
+    return reason
+
+
+def step(state: StageState, pictures: CodeStore, ranks: Ranks) -> None:
+    """One update of the visual expert."""
+    passes = list(_passes(state, pictures, ranks))
+    counts = torch.tensor([one.targets for one in passes], dtype=torch.float64).sum(0).to(ranks.device)
+    totals = ranks.mean_across_ranks(counts).tolist()
+    sums: dict[str, Tensor] = {}
+    for one in passes:
+        for name, value in backward(state, one, totals).items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value
+    state.means.add(sums)
+    _update(state, ranks)
+    state.images += state.run.training.batch
+
+
+def backward(state: StageState, one: Pass, totals: Sequence[float]) -> dict[str, Tensor]:
+    """Add a pass's share of the gradients: each loss is a mean over its targets in the whole batch, of which
+    `totals` gives the numbers (per rank). Returns the shares of the losses."""
+    config, model = state.run.training, state.model
+    prefix = caption_prefix(state, one.captions)
+    device = model.device
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bfloat16):
+        drawn = model.losses(one.drawn.to(device), prefix)
+        assert drawn.image is not None and drawn.image_z is not None
+        share = drawn.image_tokens / totals[0]
+        terms = {"loss/text_to_image": share * drawn.image}
+        total = terms["loss/text_to_image"] + config.z_loss_weight * share * drawn.image_z
+        if one.described is not None:
+            described = model.losses(one.described.to(device))
+            assert described.text is not None
+            terms["loss/image_to_text"] = described.text_tokens / totals[1] * described.text
+            total = total + terms["loss/image_to_text"]
+            if described.image is not None:
+                terms["loss/image_before_text"] = described.image_tokens / totals[2] * described.image
+                total = total + config.image_to_text_image_weight * terms["loss/image_before_text"]
+    total.backward()
+    return {name: value.detach() for name, value in terms.items()}
+
+
+def caption_prefix(state: StageState, captions: Sequence[Sequence[int]]) -> KeyValuePrefix | None:
+    """Keys and values of captions from the store; None leaves them to the model. On a CPU a caption that is
+    not kept is read alone, so that its numbers are those of any other batch, bit for bit."""
+    if state.prefixes is None:
+        return None
+    if state.model.device.type != "cpu":
+        return state.prefixes.get(captions)
+    wanted = [tuple(caption) for caption in captions]
+    single = {caption: state.prefixes.get([caption]) for caption in dict.fromkeys(wanted)}
+    return join_left_padded([single[caption] for caption in wanted], state.model.device)
+
+
+def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pass]:
+    """This rank's part of the batch: of each pass over all ranks, rank r of n takes the places congruent
+    to r, and of those the last are described."""
+    config, run = state.run.training, state.run
+    size = config.micro_batch or config.batch // ranks.world_size
+    for start in range(state.images, state.images + config.batch, size * ranks.world_size):
+        end = start + size * ranks.world_size
+        places = list(range(start + ranks.rank, end, ranks.world_size))
+        codes, texts = pictures.batch(places)
+        captions = [state.prompts.encode(text) for text in texts]
+        count = size - config.described(size)
+        drops = [_dropped(config.seed, place, config.caption_dropout) for place in places[:count]]
+        kept = drop(captions[:count], drops)
+        options = {"level": run.level}
+        drawn = text_to_image(run.model, kept, codes[:count], end_token_loss=config.end_token_loss, **options)
+        described = None
+        if count < size:
+            described = image_to_text(
+                run.model,
+                captions[count:],
+                codes[count:],
+                image_targets=config.image_to_text_image_weight > 0,
+                **options,
+            )
+        yield Pass(drawn, kept, described)
+
+
+def _dropped(seed: int, place: int, chance: float) -> bool:
+    return bool(np.random.default_rng((seed, 2, place)).random() < chance)
+
+
+def _update(state: StageState, ranks: Ranks) -> None:
+    """Exchange gradients, put zero for what is not finite and count it, clip, step at the present rate."""
+    config, run = state.run.training.optimisation, state.run
+    trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    ranks.all_reduce_gradients(trained)  # sharded parameters would exchange theirs in the backward pass
+    bad = state.guard.clean((parameter.grad for parameter in trained), state.images, state.last_checkpoint)
+    norm = nn.utils.clip_grad_norm_(trained, config.clip)
+    after = state.tokens + run.training.batch * run.image_length
+    rate = config.rate(min(after / run.training.tokens, 1.0))
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.means.add({"nonfinite/visual": float(bad), "gradient/visual": norm, "rate/visual": rate})

@@ -1,0 +1,164 @@
+"""Everything that a checkpoint of stage I or II holds: the trained tensors, their optimiser, counters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from impasto.config import ConfigError, diff, to_dict
+from impasto.mars.convert import base_fingerprint, from_language, load_visual_state, visual_state
+from impasto.mars.directories import LanguagePart, TokenizerPart
+from impasto.mars.prefix import PrefixStore
+from impasto.mars.prompts import PromptTokeniser
+from impasto.mars.semvie import MarsModel
+from impasto.mars.texts import text_fingerprint
+from impasto.mars.training_config import Optimisation, StageRun
+from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from impasto.runtime.guards import NonFiniteGuard
+from impasto.runtime.training_state import load_optimizer, optimizer_tensors
+
+
+class Means:
+    """Running means of metrics, kept on their device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor | float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
+        for name, value in metrics.items():
+            summand = value.detach().double() if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums.get(name, 0.0) + summand
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; they start anew."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the JSON of a checkpoint."""
+        sums = {name: float(total) for name, total in self.sums.items()}
+        return {"sums": sums, "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+@dataclass
+class StageState:
+    """A run at one moment. `images` counts pictures seen; `made_of` the fingerprints of the frozen parts."""
+
+    run: StageRun
+    model: MarsModel
+    prompts: PromptTokeniser
+    optimizer: Optimizer
+    guard: NonFiniteGuard
+    prefixes: PrefixStore | None
+    means: Means
+    made_of: dict[str, str]
+    images: int = 0
+    last_checkpoint: Path | None = None
+
+    @classmethod
+    def fresh(
+        cls,
+        run: StageRun,
+        device: torch.device,
+        language: LanguagePart,
+        tokenizer: TokenizerPart,
+        initial: MarsModel | None = None,
+    ) -> "StageState":
+        """The visual expert copied from the language expert, or taken from `initial`, an earlier stage's
+        model. ConfigError where parts do not fit each other."""
+        training, config = run.training, run.model
+        _check_parts(run, language, tokenizer)
+        model = from_language(language.state, config, seed=training.seed)
+        if initial is not None:
+            if base_fingerprint(initial) != base_fingerprint(model):
+                raise ConfigError("--init-from was trained on another language model than this run's")
+            load_visual_state(model, visual_state(initial))
+        model.to(device).train()
+        model.checkpoint_activations = training.checkpoint_activations
+        # Sharding (FSDP2) belongs here: before the optimiser takes hold of the parameters.
+        frozen = config.visual.experts == "split"
+        kept_bytes = training.prefix_cache_mebibytes * 2**20 if frozen else 0
+        return cls(
+            run=run,
+            model=model,
+            prompts=PromptTokeniser(language.tokeniser, config.language.vocabulary),
+            optimizer=make_optimizer(model, training.optimisation),
+            guard=NonFiniteGuard(training.optimisation.max_bad_steps, "gradients of the visual expert"),
+            prefixes=PrefixStore(model, kept_bytes) if kept_bytes else None,
+            means=Means(),
+            made_of={
+                "tokenizer": tokenizer.fingerprint,
+                "language": base_fingerprint(model),
+                "text tokeniser": text_fingerprint(language.tokeniser),
+            },
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens seen: the clock."""
+        return self.images * self.run.image_length
+
+    def save(self, out: Path) -> Path:
+        """Write a checkpoint, of the trained tensors alone, and return its folder."""
+        moments, options = optimizer_tensors(self.optimizer, self.model.named_parameters())
+        document = {
+            "config": to_dict(self.run),
+            "images": self.images,
+            "made_of": self.made_of,
+            "visual_optimizer": options,
+            "guard": self.guard.state_dict(),
+            "means": self.means.state_dict(),
+        }
+        tensors = {"visual": visual_state(self.model), "visual_optimizer": moments}
+        self.last_checkpoint = save_checkpoint(out, self.images, tensors, document)
+        return self.last_checkpoint
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take up a verified checkpoint over the same frozen parts. ConfigError if they have changed,
+        CheckpointError if it is of another network."""
+        tensors, state = load_checkpoint(checkpoint, verified=True)
+        changed = [name for name, value in self.made_of.items() if state["made_of"].get(name) != value]
+        if changed:
+            raise ConfigError(f"{checkpoint} was trained with another {changed[0]}; choose another --out")
+        try:
+            load_visual_state(self.model, tensors["visual"])
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint} is of another network: {error}") from None
+        moments, options = tensors["visual_optimizer"], state["visual_optimizer"]
+        load_optimizer(self.optimizer, self.model.named_parameters(), moments, options, options=False)
+        self.guard.load_state_dict(state["guard"])
+        self.means.load_state_dict(state["means"])
+        self.images, self.last_checkpoint = state["images"], checkpoint
+
+
+def make_optimizer(model: nn.Module, config: Optimisation) -> Optimizer:
+    """AdamW on what is trained; biases and norms do not decay."""
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[parameter.dim() < 2]["params"].append(parameter)
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+
+
+def _check_parts(run: StageRun, language: LanguagePart, tokenizer: TokenizerPart) -> None:
+    changed = diff(language.config, run.model.language)
+    if changed:
+        raise ConfigError(f"the language model differs from model.language ({changed[0]}); set it alike")
+    codes = tokenizer.tokenizer.config.codes
+    if codes != run.model.visual.codes:
+        raise ConfigError(f"the tokenizer has {codes} codes; --set model.visual.codes={codes}")

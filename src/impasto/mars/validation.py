@@ -1,0 +1,115 @@
+"""What is measured on scenes that a run never trains on: likelihoods, residual norms, the oracle's scores."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from impasto.data.scenes import score_image, score_images
+from impasto.mars.analysis import Drift, measure_drift
+from impasto.mars.codes import resolution_of
+from impasto.mars.directories import TokenizerPart
+from impasto.mars.pipeline import MarsPipeline
+from impasto.mars.sequence import SequenceBatch, image_to_text, text_to_image
+from impasto.mars.texts import CaptionSource
+from impasto.mars.training_config import StageRun
+from impasto.mars.training_state import StageState
+from impasto.mars.vq_training import extract_codes
+from impasto.pictures import to_images
+
+SUFFIXES = {"train": "", "heldout": "_heldout"}  # split of the scenes: suffix of the metric
+BATCH = 32
+VALIDATION_SHIFT, SCORE_SHIFT = 1, 2  # added to a run's seed, for scenes of their own
+
+
+class Validation:
+    """Fixed pictures of a split, their codes, and prompts for the oracle."""
+
+    def __init__(self, run: StageRun, part: TokenizerPart, split: str):
+        self.run, self.suffix = run, SUFFIXES[split]
+        side, training = resolution_of(run, part), run.training
+        source = CaptionSource(side, run.data, seed=training.seed + VALIDATION_SHIFT, split=split)
+        positions = range(training.validation_pictures)
+        extracted = extract_codes(part.tokenizer, source, positions)
+        self.codes = torch.from_numpy(extracted.codes).long().flatten(1)
+        self.captions = extracted.captions
+        asked = CaptionSource(side, run.data, seed=training.seed + SCORE_SHIFT, split=split)
+        self.prompts = [asked.phrasings(n, 1)[0] for n in range(training.sample_prompts)]
+        self.pictures = asked.batch(range(training.sample_prompts))[0]
+
+    @torch.no_grad()
+    def likelihoods(self, state: StageState) -> dict[str, float]:
+        """Mean negative log-likelihoods in nats, of codes given captions and of words given pictures. The end
+        of a picture is known and does not count."""
+        image, text = _Mean(), _Mean()
+        for start in range(0, len(self.codes), BATCH):
+            codes, captions = self.codes[start : start + BATCH], self._captions(state, start)
+            level, device = self.run.level, state.model.device
+            drawn = text_to_image(self.run.model, captions, codes, level=level, end_token_loss=False)
+            losses = state.model.losses(drawn.to(device))
+            image.add(losses.image, losses.image_tokens)
+            losses = state.model.losses(
+                image_to_text(self.run.model, captions, codes, level=level).to(device)
+            )
+            text.add(losses.text, losses.text_tokens)
+        return {
+            f"validation{self.suffix}/image_token_nll": image.value,
+            f"validation{self.suffix}/text_token_nll": text.value,
+        }
+
+    def drift(self, state: StageState) -> dict[str, float]:
+        """Root mean squares of the residual stream by modality and depth, and the signs of drift."""
+        found = measure_drift(state.model, self._drawn(state))
+        return {**_residuals(found), "drift/first_entropy": found.first_entropy} | {
+            "drift/largest_image_logit": found.largest_image_logit
+        }
+
+    def scores(self, pipe: MarsPipeline) -> dict[str, float]:
+        """The oracle's: of pictures drawn for prompts, and how many captions of true pictures are true."""
+        pictures = pipe.generate(self.prompts, seed=1, batch_size=BATCH).pictures()
+        judged = score_images(pictures, self.prompts)
+        values = {"overall": judged.overall, "unreadable": judged.unreadable / judged.total}
+        if self.run.training.image_to_text:
+            values["captions_true"] = self._true_captions(pipe)
+        return {f"score{self.suffix}/{name}": float(value) for name, value in values.items()}
+
+    def _true_captions(self, pipe: MarsPipeline) -> float:
+        texts = pipe.caption(self.pictures)
+        true = [is_true(text, shown) for text, shown in zip(texts, to_images(self.pictures), strict=True)]
+        return sum(true) / len(true)
+
+    def _captions(self, state: StageState, start: int) -> list[list[int]]:
+        return [state.prompts.encode(text) for text in self.captions[start : start + BATCH]]
+
+    def _drawn(self, state: StageState) -> SequenceBatch:
+        captions = self._captions(state, 0)
+        return text_to_image(self.run.model, captions, self.codes[:BATCH], level=self.run.level)
+
+
+def is_true(text: str, picture: Image.Image) -> bool:
+    """Whether the oracle understands a sentence and finds everything that it says in the picture."""
+    try:
+        return score_image(picture, text).overall == 1.0
+    except ValueError:
+        return False
+
+
+class _Mean:
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def add(self, mean: Tensor | None, count: int) -> None:
+        if mean is not None:
+            self.total += float(mean) * count
+            self.count += count
+
+    @property
+    def value(self) -> float:
+        return self.total / max(self.count, 1)
+
+
+def _residuals(drift: Drift) -> dict[str, float]:
+    return {
+        f"residual/{side}/{depth}": float(value)
+        for side, values in (("text", drift.text_rms), ("image", drift.image_rms))
+        for depth, value in enumerate(values)
+    }
