@@ -8,7 +8,7 @@ from impasto.nn.rotary import RotaryConfig
 
 
 def mars_nano() -> MarsConfig:
-    """About 2 M parameters for 64x64 scenes of shapes on two CPU cores. Sizes are ours."""
+    """About 2 M parameters for 32x32 scenes of shapes on two CPU cores. Sizes are ours."""
     return MarsConfig(
         language=LanguageConfig(
             vocabulary=512,
@@ -23,7 +23,7 @@ def mars_nano() -> MarsConfig:
             end_of_text=0,
         ),
         visual=VisualConfig(codes=512),
-        grids=(8,),  # 64 px at 8 px a code
+        grids=(8,),  # 32 px at 4 px a code
     )
 
 
@@ -102,7 +102,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "mars-nano": Preset(mars_nano, "about 2 M parameters, 64x64 scenes, two CPU cores"),
+    "mars-nano": Preset(mars_nano, "about 2 M parameters, 32x32 scenes, two CPU cores"),
     "mars-tiny": Preset(mars_tiny, "about 35 M parameters per expert, ablations on one GPU"),
     "mars-smollm2-135m": Preset(mars_smollm2_135m, "over SmolLM2-135M, a pretrained English base"),
     "mars-0.5b": Preset(mars_0_5b, "over Qwen2.5-0.5B, English and Chinese, one GPU"),
