@@ -33,7 +33,7 @@ def run_aurora_scenes_32() -> AuroraRun:
             text_layers=1,
             text_width=192,
             text_learning_rate_multiplier=1.0,  # as in the generator
-            deviation_group=4,  # without it all noises gave nearly the same picture
+            deviation_group=4,  # without it noises gave nearly the same picture; not shown to help yet
         ),
         data=SceneOptions(max_objects=1, textures=False),
         training=TrainingConfig(
