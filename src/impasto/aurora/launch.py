@@ -1,7 +1,6 @@
 """From a preset's name to a trained run: what `impasto train` calls."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,24 +27,12 @@ from impasto.runtime.checkpoint import (
 from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
+from impasto.runtime.loop import LaunchOptions
 from impasto.runtime.model_directory import is_model_directory
 from impasto.runtime.sinks import make_sinks
 from impasto.text import load_encoder
 
 EVALUATION_PROMPTS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchOptions:
-    """What of a launch does not decide its result."""
-
-    out: Path
-    data: str = "scenes"
-    resume: str = "auto"  # "auto": from the newest checkpoint of `out`, if any; "never": refuse a used folder
-    init_from: str | None = None
-    time_limit: float | None = None  # minutes
-    device: str = "cpu"
-    log_to: tuple[str, ...] = ()
 
 
 def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:

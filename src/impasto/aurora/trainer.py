@@ -1,7 +1,6 @@
 """The training loop of Aurora. Images are the clock; every random number of a step is drawn from (seed, rank,
 images seen), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU."""
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from impasto.aurora.steps import (
 from impasto.aurora.training_state import TrainingState
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
+from impasto.runtime.loop import run_steps
 from impasto.text import TextEncoder
 
 
@@ -53,27 +53,18 @@ def train(
     checkpoint is written in each case. Returns why it ended. Raises NonFiniteError after too many bad steps
     in a row, with the last good checkpoint kept."""
     config = state.run.training
-    due = [config.log_every, config.sample_every, config.checkpoint_every]
-    reason = "finished"
-    if state.images == 0:
-        recorder.samples(state)
-    while state.images < config.images:
-        started = time.perf_counter()
-        step(state, source, encoder, ranks)
-        log, sample, checkpoint = (state.images % interval == 0 for interval in due)
-        recorder.tick(state.images)
-        if log:
-            recorder.metrics(state, state.take_means(), time.perf_counter() - started)
-        if sample:
-            recorder.samples(state)
-        ending = ranks.any(stop.requested or deadline.passed)
-        if ending:
-            reason = stop.reason or "time limit"
-        if checkpoint or ending or state.images >= config.images:
-            recorder.checkpoint(state)
-        if ending:
-            break
-    return reason
+    return run_steps(
+        lambda: step(state, source, encoder, ranks),
+        lambda: state.images,
+        state.take_means,
+        state,
+        recorder,
+        config,
+        end=config.images,
+        ranks=ranks,
+        deadline=deadline,
+        stop=stop,
+    )
 
 
 def step(state: TrainingState, source: Source, encoder: TextEncoder, ranks: Ranks) -> None:

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from impasto.runtime.display import TrainingDisplay, memory_bytes
 from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.log import MetricsWriter
+from impasto.runtime.loop import LaunchOptions
 from impasto.runtime.report import write_report
 from impasto.runtime.sinks import make_sinks
 
@@ -31,19 +31,6 @@ CONFIG = "config.json"
 FREE = tuple(
     f"training.{name}" for name in ("keep_checkpoints", "log_every", "sample_every", "checkpoint_every")
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchOptions:
-    """What of a launch does not decide its result."""
-
-    out: Path
-    data: str = "scenes"
-    resume: str = "auto"  # "auto": from the newest checkpoint of `out`, if any; "never": refuse a used folder
-    init_from: str | None = None
-    time_limit: float | None = None  # minutes
-    device: str = "cpu"
-    log_to: tuple[str, ...] = ()
 
 
 def preset_of(preset: str) -> str:

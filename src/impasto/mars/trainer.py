@@ -2,7 +2,6 @@
 from (seed, its place), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU,
 and ranks share a batch without changing it."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +17,7 @@ from impasto.mars.training_state import StageState
 from impasto.nn.kv_cache import KeyValuePrefix, join_left_padded
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
+from impasto.runtime.loop import run_steps
 
 
 class Recorder(Protocol):
@@ -59,27 +59,18 @@ def train(
     checkpoint is written in each case. Returns why it ended. Raises NonFiniteError after too many bad steps
     in a row, with the last good checkpoint kept."""
     config = state.run.training
-    due = [config.log_every, config.sample_every, config.checkpoint_every]
-    reason = "finished"
-    if state.images == 0:
-        recorder.samples(state)
-    while state.tokens < config.tokens:
-        started = time.perf_counter()
-        step(state, pictures, ranks)
-        log, sample, checkpoint = (state.tokens % interval == 0 for interval in due)
-        recorder.tick(state.images)
-        if log:
-            recorder.metrics(state, state.means.take(), time.perf_counter() - started)
-        if sample:
-            recorder.samples(state)
-        ending = ranks.any(stop.requested or deadline.passed)
-        if ending:
-            reason = stop.reason or "time limit"
-        if checkpoint or ending or state.tokens >= config.tokens:
-            recorder.checkpoint(state)
-        if ending:
-            break
-    return reason
+    return run_steps(
+        lambda: step(state, pictures, ranks),
+        lambda: state.tokens,
+        state.means.take,
+        state,
+        recorder,
+        config,
+        end=config.tokens,
+        ranks=ranks,
+        deadline=deadline,
+        stop=stop,
+    )
 
 
 def step(state: StageState, pictures: CodeStore, ranks: Ranks) -> None:

@@ -2,7 +2,6 @@
 images seen), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU."""
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from impasto.mars.vq_losses import (
 from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful, NonFiniteGuard
+from impasto.runtime.loop import run_steps
 from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 
 CODEBOOK = "quantizer.embedding.weight"
@@ -271,27 +271,18 @@ def train_tokenizer(
         if config.objective.perceptual_weight and perceptual is not None
         else None
     )
-    due = [config.log_every, config.sample_every, config.checkpoint_every]
-    reason = "finished"
-    if state.images == 0:
-        recorder.samples(state)
-    while state.images < config.images:
-        started = time.perf_counter()
-        step(state, source, ranks, distance)
-        log, sample, checkpoint = (state.images % interval == 0 for interval in due)
-        recorder.tick(state.images)
-        if log:
-            recorder.metrics(state, state.take_metrics(), time.perf_counter() - started)
-        if sample:
-            recorder.samples(state)
-        ending = ranks.any(stop.requested or deadline.passed)
-        if ending:
-            reason = stop.reason or "time limit"
-        if checkpoint or ending or state.images >= config.images:
-            recorder.checkpoint(state)
-        if ending:
-            break
-    return reason
+    return run_steps(
+        lambda: step(state, source, ranks, distance),
+        lambda: state.images,
+        state.take_metrics,
+        state,
+        recorder,
+        config,
+        end=config.images,
+        ranks=ranks,
+        deadline=deadline,
+        stop=stop,
+    )
 
 
 def step(

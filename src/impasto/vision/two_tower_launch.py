@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from impasto.config import ConfigError, diff, from_dict, nearest, override, to_dict
@@ -14,6 +13,7 @@ from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.guards import Deadline, Graceful
 from impasto.runtime.log import MetricsWriter
+from impasto.runtime.loop import LaunchOptions
 from impasto.runtime.report import write_report
 from impasto.runtime.sinks import Sink, make_sinks
 from impasto.vision.evaluation import SceneRetrieval
@@ -22,19 +22,6 @@ from impasto.vision.two_tower_config import RUNS, TwoTowerRun
 from impasto.vision.two_tower_training import TwoTowerState, train
 
 EVALUATION_SPLITS = {"": "train", "_heldout": "heldout"}  # suffix of the metric: split of the scenes
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchOptions:
-    """What of a launch does not decide its result."""
-
-    out: Path
-    data: str = "scenes"
-    resume: str = "auto"  # "auto": from the newest checkpoint of `out`, if any; "never": refuse a used folder
-    init_from: str | None = None  # refused: the heads always start from their seed
-    time_limit: float | None = None  # minutes
-    device: str = "cpu"
-    log_to: tuple[str, ...] = ()
 
 
 def find_run(preset: str, settings: Sequence[str]) -> TwoTowerRun:
