@@ -134,7 +134,7 @@ def test_one_pass_gives_all_four_kinds_of_scores():
     discriminator = build()
     real, fake = ({s: torch.randn(4, 3, s, s).double() for s in (8, 4)} for _ in range(2))
     text, index = torch.randn(4, 8).double(), torch.tensor([2, 3, 0, 1])
-    scores = score_step(discriminator, real, fake, text, index)
+    scores = score_step(discriminator, real, fake, text, text[index])
     for pyramid, own, wrong in (
         (real, scores.real, scores.mismatched_real),
         (fake, scores.fake, scores.mismatched_fake),
@@ -145,7 +145,7 @@ def test_one_pass_gives_all_four_kinds_of_scores():
             assert relative_difference(wrong[pair], discriminator.score(features, text[index])[pair]) < 1e-12
     assert score_step(discriminator, real, fake, text, None).mismatched_real is None
     with pytest.raises(ValueError, match="levels differ"):
-        score_step(discriminator, real, {8: fake[8]}, text, index)
+        score_step(discriminator, real, {8: fake[8]}, text, text[index])
 
 
 def train_to_match(defect: str, steps: int = 50) -> float:
@@ -170,7 +170,9 @@ def train_to_match(defect: str, steps: int = 50) -> float:
         real_labels = labels.roll(5) if defect == "real pictures with other captions" else labels
         if defect == "captions not rotated":
             index, valid = torch.arange(16), torch.ones(16, dtype=torch.bool)
-        scores = score_step(discriminator, pictures(real_labels), pictures(labels), embed(labels), index)
+        scores = score_step(
+            discriminator, pictures(real_labels), pictures(labels), embed(labels), embed(labels)[index]
+        )
         optimiser.zero_grad()
         discriminator_loss(scores, valid)["loss/discriminator"].backward()
         optimiser.step()

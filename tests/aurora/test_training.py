@@ -371,6 +371,9 @@ def test_two_ranks_share_the_global_order():
                 positions.append(list(chosen))
                 return source.batch(chosen)
 
+            def near_misses(self, chosen):
+                return source.near_misses(chosen)
+
         batches = trainer._micro_batches(
             state, Watched(), WordEncoder(), Ranks(rank=rank, world_size=2), torch.Generator()
         )

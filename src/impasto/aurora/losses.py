@@ -93,12 +93,13 @@ def mismatch(captions: Sequence[str], generator: torch.Generator | None = None) 
 
 
 def score_step(
-    discriminator: Discriminator, real: Pyramid, fake: Pyramid, text: Tensor, index: Tensor | None
+    discriminator: Discriminator, real: Pyramid, fake: Pyramid, text: Tensor, wrong: Tensor | None
 ) -> StepScores:
-    """Scores of real and generated pyramids with their own captions, and with those at `index` [B].
+    """Scores of real and generated pyramids with their own captions, and with wrong ones.
 
-    text [B, D] belongs to both: real[n] and fake[n] are pictures of caption n. One pass through the trunk,
-    which is exact since nothing crosses the two halves; the wrong captions cost the heads alone.
+    text, wrong [B, D]; text belongs to both: real[n] and fake[n] are pictures of caption n. One pass
+    through the trunk, which is exact since nothing crosses the two halves; wrong captions cost the heads
+    alone.
     """
     if real.keys() != fake.keys():
         raise ValueError(f"levels differ: real {sorted(real)}, generated {sorted(fake)}")
@@ -114,9 +115,7 @@ def score_step(
         scores = discriminator.score(both, captions.repeat(2, 1))
         return {p: s[:batch] for p, s in scores.items()}, {p: s[batch:] for p, s in scores.items()}
 
-    if index is None:
-        return StepScores(*split(text))
-    return StepScores(*split(text), *split(text[index.to(text.device)]))
+    return StepScores(*split(text)) if wrong is None else StepScores(*split(text), *split(wrong))
 
 
 def discriminator_loss(

@@ -36,13 +36,16 @@ Pyramid = dict[int, Tensor]
 @dataclass(frozen=True)
 class MicroBatch:
     """Real pictures [B, 3, R, R] in [-1, 1] with their captions, the captions' features, and noise [B, Z];
-    `known` are the captions as the contrastive loss takes them, where the run has one."""
+    `known` are the captions as the contrastive loss takes them, where the run has one. `near_misses` are
+    features of captions wrong by one fact, of the samples at `near_miss_rows` [M] int64."""
 
     images: Tensor
     captions: Sequence[str]
     text: TextFeatures
     z: Tensor
     known: ClipCaptions | None = None
+    near_misses: TextFeatures | None = None
+    near_miss_rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,13 @@ def discriminator_backward(
     config, discriminator = run.training, critics.discriminator
     real = _augmented(discriminator.pyramid_of(batch.images), config, source)
     fake = _augmented({side: image.detach() for side, image in fake.items()}, config, source)
-    index, valid = mismatch(batch.captions, source)
-    wrong = index if config.matching_weight else None
     with autocast(batch.images.device, config.bfloat16_discriminator):
         text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
-        scores = score_step(discriminator, real, fake, text, wrong)
+        wrong, valid = wrong_captions(discriminator, batch, text, source)
+        scores = score_step(discriminator, real, fake, text, wrong if config.matching_weight else None)
     judge = partial(
         discriminator_loss,
-        valid=valid.to(text.device),
+        valid=valid,
         matching_weight=config.matching_weight,
         inner_head_weight=config.inner_head_weight,
     )
@@ -103,7 +105,9 @@ def discriminator_backward(
     metrics["logit/real"] = mean_logit(scores.real).mean()
     metrics["logit/fake"] = mean_logit(scores.fake).mean()
     if critics.vision_heads is not None:
-        seen = _vision_step(critics, real, fake, text.detach(), wrong)
+        seen = _vision_step(
+            critics, real, fake, text.detach(), wrong.detach() if config.matching_weight else None
+        )
         terms = judge(seen, prefix="loss/vision_aided_")
         total = total + run.guidance.vision_aided_weight * terms["loss/vision_aided_discriminator"]
         metrics |= terms
@@ -114,6 +118,20 @@ def discriminator_backward(
         metrics["loss/r1"] = penalty
     (share * total).backward()
     return detached(metrics)
+
+
+def wrong_captions(
+    discriminator: Discriminator, batch: MicroBatch, text: Tensor, source: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A wrong caption's vector for each sample [B, D], and which of them count [B] bool: the sample's near
+    miss where it has one, another sample's caption elsewhere."""
+    index, valid = mismatch(batch.captions, source)
+    wrong, valid = text[index.to(text.device)], valid.to(text.device)
+    if batch.near_misses is not None and batch.near_miss_rows is not None:
+        near, rows = batch.near_misses, batch.near_miss_rows
+        wrong = wrong.index_copy(0, rows, discriminator.embed_text(near.tokens, near.eot_index, near.mask))
+        valid = valid.index_fill(0, rows, True)
+    return wrong, valid
 
 
 def generator_backward(
@@ -174,7 +192,7 @@ def _vision_step(
 
     if wrong is None:
         return StepScores(*scores(text))
-    return StepScores(*scores(text), *scores(text[wrong.to(text.device)]))
+    return StepScores(*scores(text), *scores(wrong))
 
 
 def expert_load(output: GeneratorOutput) -> dict[str, Tensor]:

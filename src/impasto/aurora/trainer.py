@@ -29,6 +29,10 @@ class Source(Protocol):
         """Pictures [len, 3, R, R] in [-1, 1] and one caption each."""
         ...
 
+    def near_misses(self, positions: Sequence[int]) -> list[str | None]:
+        """Captions that are wrong by one fact, for those pictures that have one."""
+        ...
+
 
 class Recorder(Protocol):
     """What watches a run: writes metrics, samples, models; see `recording`."""
@@ -120,11 +124,20 @@ def _micro_batches(
     positions = range(state.images + ranks.rank, state.images + config.batch, ranks.world_size)
     size = config.micro_batch or len(positions)
     for start in range(0, len(positions), size):
-        images, captions = source.batch(positions[start : start + size])
+        chosen = positions[start : start + size]
+        images, captions = source.batch(chosen)
         z = torch.randn(len(captions), state.run.model.generator.z_dim, generator=random)
-        text = encoder.encode(captions).to(ranks.device)
-        known = None if clip is None else gather_captions(clip, captions, ranks)
-        yield MicroBatch(images.to(ranks.device), captions, text, z.to(ranks.device), known)
+        near = {row: text for row, text in enumerate(source.near_misses(chosen)) if text is not None}
+        features = encoder.encode([*captions, *near.values()]).to(ranks.device)
+        yield MicroBatch(
+            images.to(ranks.device),
+            captions,
+            features[: len(captions)],
+            z.to(ranks.device),
+            None if clip is None else gather_captions(clip, captions, ranks),
+            features[len(captions) :] if near else None,
+            torch.tensor(list(near), device=ranks.device) if near else None,
+        )
 
 
 def _update(state: TrainingState, names: Sequence[str], ranks: Ranks) -> None:

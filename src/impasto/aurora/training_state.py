@@ -155,6 +155,7 @@ def _optimizer(network: nn.Module, config: TrainingConfig) -> Optimizer:
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,
+        fused=True,
     )
 
 

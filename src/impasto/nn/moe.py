@@ -146,8 +146,10 @@ class Experts(nn.Module):
         x = x.to(autocast_dtype(x))
         dtype = x.dtype
         method = method or best_method(x)
-        plan = plan_grouped if method == "grouped" else plan_padded
-        slot, rows_per_expert, offsets = plan(expert_index, self.count)
+        if method == "grouped":
+            slot, rows_per_expert, offsets = plan_grouped(expert_index, self.count, group_alignment(x))
+        else:
+            slot, rows_per_expert, offsets = plan_padded(expert_index, self.count)
         rows = rows_per_expert.shape[0]
         buffer = x.new_zeros(rows, x.shape[1]).index_copy(0, slot, x * self.gain_in)
         hidden = grouped_linear(buffer, self.weight_in.to(dtype), offsets)
@@ -171,20 +173,22 @@ def best_method(x: Tensor) -> GroupedMethod:
     return "grouped" if supported and aligned and x.device.type in ("cpu", "cuda") else "padded"
 
 
-def group_alignment(device: torch.device) -> int:
-    """Rows at which a group may start: on CUDA 8, which are 16 bytes in bf16."""
-    return 8 if device.type == "cuda" else 1
+def group_alignment(x: Tensor) -> int:
+    """Rows at which a group may start: on CUDA 8, which are 16 bytes in bf16. On a CPU in bf16 64: there a
+    matmul of a size not met before costs milliseconds of set-up, and token counts are new at every step."""
+    if x.device.type == "cuda":
+        return 8
+    return 64 if x.dtype == torch.bfloat16 else 1
 
 
-def plan_grouped(expert_index: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def plan_grouped(expert_index: Tensor, experts: int, align: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
     """A row for every token such that the rows of one expert follow each other.
 
     Returns slot [T], rows_per_expert [R] (the expert that owns each row) and offsets [E] int32, the end of
-    each expert's rows. Groups start at aligned rows on CUDA; R depends on T and E alone, so the host need
+    each expert's rows. Groups start at multiples of `align`; R depends on T and E alone, so the host need
     not know the counts, and the last group owns what is left over.
     """
     tokens, device = expert_index.shape[0], expert_index.device
-    align = group_alignment(device)
     counts = F.one_hot(expert_index, experts).sum(0)
     sizes = (counts + align - 1) // align * align
     rows = (tokens + align - 1) // align * align + experts * align if align > 1 else tokens

@@ -25,8 +25,10 @@ def leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
-def activate(x: Tensor, activation: Activation) -> Tensor:
-    return leaky_relu(x) if activation == "lrelu" else x
+def activation_gain(activation: Activation) -> float:
+    """What an activation multiplies by. Leaky ReLU is linear in positive factors, so layers put its sqrt(2)
+    onto their weights and biases, which are smaller than what they compute."""
+    return math.sqrt(2) if activation == "lrelu" else 1.0
 
 
 def pixel_norm(x: Tensor) -> Tensor:
@@ -69,14 +71,14 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
+        gain = activation_gain(self.activation)
+        bias = None if self.bias is None else self.bias * (self.bias_gain * gain)
         # The gain goes onto whichever operand is smaller; the product is the same.
         if x.numel() < self.weight.numel():
-            y = F.linear(x * self.weight_gain, self.weight)
+            y = F.linear(x * (self.weight_gain * gain), self.weight, bias)
         else:
-            y = F.linear(x, self.weight * self.weight_gain)
-        if self.bias is not None:
-            y = y + self.bias * self.bias_gain
-        return activate(y, self.activation)
+            y = F.linear(x, self.weight * (self.weight_gain * gain), bias)
+        return F.leaky_relu(y, 0.2) if self.activation == "lrelu" else y
 
 
 def demodulation(filter_energy: Tensor, style: Tensor, taps: int) -> Tensor:
@@ -143,15 +145,31 @@ class ModulatedLinear(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """x [B, T, in], w [B, D] -> [B, T, out]."""
         style, kernel = self.style(w), self.bank(w)
+        gain = activation_gain(self.activation)
+        output_scale = None
         if self.demodulate:
-            output_scale = demodulation(kernel.square(), style, taps=1)
+            output_scale = demodulation(kernel.square(), style, taps=1) * gain
         else:
-            style, output_scale = style * self.bank.gain, None
-        y = (x * style[:, None]) @ kernel.transpose(-2, -1)
-        if output_scale is not None:
-            y = y * output_scale[:, None]
-        y = activate(y + self.bias, self.activation)
+            style = style * (self.bank.gain * gain)
+        bias = self.bias * gain
+        if kernel.numel() <= x.shape[1] * sum(kernel.shape[-2:]):
+            y = self._by_kernel(x, style, kernel, output_scale, bias)
+        else:
+            y = (x * style[:, None]) @ kernel.transpose(-2, -1)
+            y = y + bias if output_scale is None else y * output_scale[:, None] + bias
+        if self.activation == "lrelu":
+            y = F.leaky_relu(y, 0.2)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+    @staticmethod
+    def _by_kernel(
+        x: Tensor, style: Tensor, kernel: Tensor, output_scale: Tensor | None, bias: Tensor
+    ) -> Tensor:
+        """Scale one kernel per sample where that is smaller than the features; the product is the same."""
+        kernel = kernel * style[:, None]
+        if output_scale is not None:
+            kernel = kernel * output_scale[..., None]
+        return torch.baddbmm(bias, x, kernel.transpose(1, 2))
 
     def on_map(self, x: Tensor, w: Tensor) -> Tensor:
         """The same on a feature map: x [B, in, H, W] -> [B, out, H, W]."""
@@ -248,14 +266,19 @@ class ModulatedConvolution(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """x [B, in, H, W], w [B, D] -> [B, out, H, W], or [B, out, 2H, 2W] when up-sampling."""
         style, kernel = self.style(w), self.bank(w)
+        gain = activation_gain("lrelu")
+        output_scale = None
         if self.demodulate:
-            output_scale = demodulation(kernel.square().sum((-2, -1)), style, taps=9)
+            output_scale = demodulation(kernel.square().sum((-2, -1)), style, taps=9) * gain
         else:
-            style, output_scale = style * self.bank.gain, None
+            style = style * (self.bank.gain * gain)
         y = self._convolve(x, style[:, :, None, None], kernel, w)
-        if output_scale is not None:
-            y = y * output_scale[:, :, None, None]
-        y = leaky_relu(y + self.bias.view(1, -1, 1, 1))
+        bias = (self.bias * gain).to(y.dtype).view(1, -1, 1, 1)
+        if output_scale is None:
+            y = y + bias
+        else:
+            y = torch.addcmul(bias, y, output_scale.to(y.dtype)[:, :, None, None])
+        y = F.leaky_relu(y, 0.2)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
     def _convolve(self, x: Tensor, style: Tensor, kernel: Tensor, w: Tensor) -> Tensor:

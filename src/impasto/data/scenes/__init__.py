@@ -12,8 +12,9 @@ means here every fact that is neither a look nor a direction: how many there are
 touches or lies inside another, and what the background is. See docs/scenes.md.
 """
 
+from impasto.data.scenes.contrast import contrast
 from impasto.data.scenes.parsing import parse_prompt
-from impasto.data.scenes.phrasing import caption, phrase
+from impasto.data.scenes.phrasing import caption, caption_and_contrast, phrase
 from impasto.data.scenes.reading import Reading, SeenObject, read_image, reading_of
 from impasto.data.scenes.realising import realise, scene_for
 from impasto.data.scenes.render import render, render_array
@@ -58,6 +59,8 @@ __all__ = [
     "ScoreSummary",
     "SeenObject",
     "caption",
+    "caption_and_contrast",
+    "contrast",
     "describe",
     "parse_prompt",
     "phrase",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from impasto.data.scenes.chinese import ChineseSpeaker
+from impasto.data.scenes.contrast import contrast
 from impasto.data.scenes.english import EnglishSpeaker
 from impasto.data.scenes.requirement import Requirement, describe
 from impasto.data.scenes.world import LANGUAGES, Scene
@@ -12,8 +15,23 @@ from impasto.data.scenes.world import LANGUAGES, Scene
 
 def caption(scene: Scene, rng: np.random.Generator, language: str = "en") -> str:
     """A true caption in English ("en") or Chinese ("zh"), its facts chosen after the scene's category."""
-    shape_led = 0.5 if scene.category == "shape" else 0.08
-    return phrase(describe(scene, rng), rng, language, shape_led)
+    return phrase(describe(scene, rng), rng, language, _shape_led(scene))
+
+
+def caption_and_contrast(
+    scene: Scene, rng: np.random.Generator, language: str = "en"
+) -> tuple[str, str | None]:
+    """The caption that `caption` gives, and one in the same words that is wrong by one fact (see `contrast`;
+    None where there is none)."""
+    requirement = describe(scene, rng)
+    changing, wording = rng.spawn(1)[0], copy.deepcopy(rng)
+    text = phrase(requirement, rng, language, _shape_led(scene))
+    changed = contrast(scene, requirement, changing)
+    return text, None if changed is None else phrase(changed, wording, language, _shape_led(scene))
+
+
+def _shape_led(scene: Scene) -> float:
+    return 0.5 if scene.category == "shape" else 0.08
 
 
 def phrase(

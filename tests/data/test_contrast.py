@@ -1,0 +1,96 @@
+"""Captions that are wrong by one fact."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from impasto.config import ConfigError
+from impasto.data.scene_source import SceneOptions, SceneSource
+from impasto.data.scenes import (
+    HELD_OUT_PAIRS,
+    caption,
+    caption_and_contrast,
+    contrast,
+    describe,
+    parse_prompt,
+    reading_of,
+    sample_scene,
+    score_reading,
+)
+
+
+def scenes(count: int, **options):
+    rng = np.random.default_rng(3)
+    return [(sample_scene(rng, **options), rng) for _ in range(count)]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_true_caption_holds_and_the_contrast_does_not(language):
+    found = 0
+    for scene, rng in scenes(200):
+        text, wrong = caption_and_contrast(scene, rng, language)
+        assert score_reading(reading_of(scene), parse_prompt(text)).overall == 1
+        if wrong is not None:
+            found += 1
+            assert score_reading(reading_of(scene), parse_prompt(wrong)).overall < 1
+    assert found > 190
+
+
+def test_one_object_changes_by_exactly_one_stated_fact():
+    changed_names = set()
+    for scene, rng in scenes(200, max_objects=1, textures=False):
+        true = describe(scene, rng)
+        changed = contrast(scene, true, rng)
+        assert changed is not None
+        (before,), (after,) = true.objects, changed.objects
+        differing = {name for name in before.stated() if before.stated()[name] != after.stated()[name]}
+        if changed.background != true.background:
+            differing.add("background")
+        assert len(differing) == 1 and after.stated().keys() == before.stated().keys()
+        changed_names |= differing
+    assert changed_names == {"colour", "shape", "size", "background"}
+
+
+def test_two_objects_may_trade_their_colours():
+    """The caption names the same words, bound otherwise."""
+    traded = 0
+    for scene, rng in scenes(300, max_objects=2, textures=False, category="color"):
+        true = describe(scene, rng)
+        changed = contrast(scene, true, rng)
+        if changed is None or len(true.objects) < 2:
+            continue
+        colours = [[item.colour for item in wanted.objects] for wanted in (true, changed)]
+        traded += colours[0] != colours[1] and sorted(colours[0]) == sorted(colours[1])
+    assert traded > 4
+
+
+def test_training_never_reads_a_held_out_pair():
+    for scene, rng in scenes(300):
+        _, wrong = caption_and_contrast(scene, rng)
+        if wrong is not None:
+            named = {(item.colour, item.shape) for item in parse_prompt(wrong).objects}
+            assert not named & HELD_OUT_PAIRS
+
+
+def test_a_source_gives_the_share_asked_for_and_leaves_captions_alone():
+    plain = SceneSource(16, SceneOptions())
+    source = SceneSource(16, replace(plain.options, near_misses=0.25))
+    positions = range(400)
+    missed = source.near_misses(positions)
+    assert 60 < sum(text is not None for text in missed) < 140
+    assert source.near_misses(positions) == missed  # a function of the position
+    assert source.captions(20) == plain.captions(20)
+    assert plain.near_misses(positions) == [None] * 400
+    with pytest.raises(ConfigError, match="near_misses"):
+        SceneOptions(near_misses=1.5)
+
+
+def test_wording_stays():
+    """Both captions are worded by the same draws, so that only the fact tells them apart."""
+    scene, rng = scenes(1, max_objects=1, textures=False)[0]
+    state = rng.bit_generator.state
+    text, wrong = caption_and_contrast(scene, rng)
+    rng.bit_generator.state = state
+    assert caption(scene, rng) == text
+    assert wrong is not None and len(set(text.split()) ^ set(wrong.split())) <= 4
