@@ -39,7 +39,7 @@ def test_generate_writes_pictures_with_their_settings(tmp_path, capsys):
 
 
 def test_every_verb_has_help(capsys):
-    verbs = ["generate", "train", "evaluate", "list", "info", "assets", "convert"]
+    verbs = ["generate", "caption", "train", "evaluate", "list", "info", "assets", "convert"]
     for verb in [[], *([v] for v in verbs)]:
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([*verb, "--help"])
@@ -47,12 +47,32 @@ def test_every_verb_has_help(capsys):
         assert len(capsys.readouterr().out) > 200 or verb == ["list"]
 
 
+def test_a_mars_model_draws_describes_and_is_measured(tmp_path, capsys):
+    drawn = tmp_path / "drawn"
+    status, _, errors = run(
+        capsys, "generate", "a red circle", "--model", "mars-nano", "--out", str(drawn), "--guidance", "2",
+        "--top-k", "5",
+    )  # fmt: skip
+    assert status == 0 and "untrained" in errors
+    settings = read_settings(drawn / "000000.png")
+    assert settings["guidance"] == 2 and settings["top_k"] == 5
+    picture = str(drawn / "000000.png")
+    status, printed, _ = run(capsys, "caption", picture, "--model", "mars-nano", "--json")
+    assert status == 0 and list(json.loads(printed)) == [picture]
+    status, printed, _ = run(capsys, "caption", picture, "--model", "mars-nano", "--language", "en")
+    assert status == 0 and printed.startswith(f"{picture}: ")
+    status, printed, _ = run(capsys, "info", "mars-7b")
+    assert status == 0 and "14,26" in printed and "256x256 px" in printed
+    status, printed, _ = run(capsys, "info", "mars-nano", "--set", "model.language.layers=2", "--json")
+    assert json.loads(printed)["image_tokenizer"] > 500_000
+
+
 def test_version_and_list(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert __version__ in capsys.readouterr().out
     status, printed, _ = run(capsys, "list")
-    assert status == 0 and "aurora-64-release" in printed
+    assert status == 0 and "aurora-64-release" in printed and "mars-7b" in printed
 
 
 def test_evaluate_a_model_and_its_pictures(tmp_path, capsys):
@@ -93,6 +113,11 @@ def test_info_counts_without_allocating(capsys):
         (["generate", "x", "--model", "aurora-debug", "--truncation", "3"], "between -1 and 1"),
         (["generate", "x", "--model", "aurora-debug", "--device", "warp"], "--device warp is not usable"),
         (["convert", "absent.pth", "out"], "no such file: absent.pth"),
+        (["generate", "x", "--model", "mars-nano", "--pyramid"], "--pyramid means nothing to 'mars-nano'"),
+        (["generate", "x", "--model", "aurora-debug", "--top-k", "3"], "it knows --truncation"),
+        (["caption", "absent.png", "--model", "mars-nano"], "absent.png: no such file"),
+        (["caption", __file__, "--model", "mars-nano"], "not an image"),
+        (["caption", "x.png", "--model", "aurora-debug"], "only mars describes"),
     ],
 )
 def test_mistakes_get_one_line_and_status_2(capsys, arguments, message):

@@ -9,7 +9,14 @@ import impasto
 
 PACKAGE = Path(impasto.__file__).parent
 FAMILIES = {"aurora", "mars"}
-TOP = {"cli", "loading", "evaluation", "training_families", "serve"}  # the only places that know the families
+TOP = {
+    "cli",
+    "families",
+    "loading",
+    "evaluation",
+    "training_families",
+    "serve",
+}  # the only places that know the families
 FORBIDDEN = {
     "nn": FAMILIES | TOP | {"text", "vision", "runtime", "data", "metrics"},
     "text": FAMILIES | TOP | {"vision", "data", "metrics"},

@@ -12,6 +12,8 @@ from impasto.assets import MissingAssetError
 from impasto.config import ConfigError, first_line
 
 DEFAULT_MODEL = "aurora-scenes-32"
+DEFAULT_CAPTIONER = "mars-scenes"
+GENERATE_OPTIONS = ("truncation", "truncation_mode", "pyramid", "guidance", "temperature", "top_k", "top_p")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -38,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"impasto {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_generate(verbs)
+    _add_caption(verbs)
     _add_train(verbs)
     _add_evaluate(verbs)
     _add_list(verbs)
@@ -56,22 +59,47 @@ def _add_generate(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; quote each prompt")
     verb.add_argument("-n", "--num-images", type=int, default=1, metavar="N", help="pictures of each prompt")
     verb.add_argument("--seed", type=int, default=0, help="noise stream of the first picture (default 0)")
-    verb.add_argument(
+    verb.add_argument("--out", default="pictures", metavar="DIR", help="folder to write (default pictures)")
+    verb.add_argument("--batch-size", type=int, default=8, help="pictures per pass (default 8)")
+    _add_model_options(verb)
+    aurora = verb.add_argument_group("Aurora")
+    aurora.add_argument(
         "--truncation",
         type=float,
         metavar="PSI",
         help="pull w towards its mean: 1 not at all, 0 entirely (default: not at all)",
     )
-    verb.add_argument(
+    aurora.add_argument(
         "--truncation-mode",
         choices=("average", "prompt"),
-        default="average",
-        help="towards the mean w of training, or further towards the prompt's own mean (the released script)",
+        help="towards the mean w of training (default), or further towards the prompt's own mean (the "
+        "released script)",
     )
-    verb.add_argument("--out", default="pictures", metavar="DIR", help="folder to write (default pictures)")
-    verb.add_argument("--pyramid", action="store_true", help="also write pyramid.png, every resolution")
-    verb.add_argument("--batch-size", type=int, default=8, help="pictures per pass (default 8)")
-    _add_model_options(verb)
+    aurora.add_argument(
+        "--pyramid", action="store_const", const=True, help="also write pyramid.png, every resolution"
+    )
+    mars = verb.add_argument_group("MARS")
+    mars.add_argument(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="how strongly the prompt is followed (default: the model's)",
+    )
+    mars.add_argument(
+        "--temperature", type=float, metavar="T", help="of drawing codes; 0 takes the likeliest (default 1)"
+    )
+    mars.add_argument("--top-k", type=int, metavar="K", help="among the K likeliest codes (default 1000)")
+    mars.add_argument("--top-p", type=float, metavar="P", help="among the likeliest of mass P (default 1)")
+
+
+def _add_caption(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, "caption", "Describe pictures with a MARS model.", _caption)
+    verb.description = "Describe pictures with a MARS model: one line each, the file and a sentence."
+    verb.add_argument("pictures", nargs="+", metavar="PICTURE", help="image file")
+    verb.add_argument("--language", choices=("en", "zh"), help="English or Chinese (default: as it likes)")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.add_argument("--batch-size", type=int, default=32, help="pictures per pass (default 32)")
+    _add_model_options(verb, DEFAULT_CAPTIONER)
 
 
 def _add_train(verbs: argparse._SubParsersAction) -> None:
@@ -176,11 +204,9 @@ def _verb(verbs: argparse._SubParsersAction, name: str, summary: str, run) -> ar
     return verb
 
 
-def _add_model_options(verb: argparse.ArgumentParser) -> None:
+def _add_model_options(verb: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
     verb.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        help=f"shipped model, directory, hub id or preset (default {DEFAULT_MODEL})",
+        "--model", default=default, help=f"shipped model, directory, hub id or preset (default {default})"
     )
     verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
     verb.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
@@ -205,11 +231,17 @@ def _generate(arguments: argparse.Namespace) -> int:
     import torch
 
     import impasto
+    from impasto.families import check_options
+    from impasto.loading import describe
     from impasto.pictures import contact_sheet, save_png, to_images
 
+    options = {
+        name: getattr(arguments, name) for name in GENERATE_OPTIONS if getattr(arguments, name) is not None
+    }
+    check_options(describe(arguments.model, arguments.settings).family, options, arguments.model)
+    with_pyramid = options.pop("pyramid", False)
     pipe = impasto.load(arguments.model, arguments.settings)
     pipe.to(_device(arguments.device), getattr(torch, arguments.dtype))
-    options = {"truncation": arguments.truncation, "truncation_mode": arguments.truncation_mode}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         generation = pipe.generate(
@@ -228,13 +260,43 @@ def _generate(arguments: argparse.Namespace) -> int:
     rows = [pictures[start : start + count] for start in range(0, len(pictures), count)]
     save_png(contact_sheet(rows, arguments.prompts), out / "sheet.png")
     written = f"{len(pictures)} pictures and sheet.png"
-    if arguments.pyramid:
+    if with_pyramid:
         levels = {r: to_images(batch) for r, batch in generation.pyramid.items()}
         rows = [[level[index] for level in levels.values()] for index in range(len(pictures))]
         labels = [f"{prompt} ({' '.join(map(str, levels))} px)" for prompt in generation.prompts]
         save_png(contact_sheet(rows, labels), out / "pyramid.png")
         written += " and pyramid.png"
     print(f"wrote {written} to {out}")
+    return 0
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    import json
+    import warnings
+
+    import torch
+
+    import impasto
+    from impasto.loading import describe
+    from impasto.pictures import open_picture
+
+    family = describe(arguments.model, arguments.settings).family
+    if family.name != "mars":
+        raise ValueError(f"'{arguments.model}' is a model of the family {family.name}; only mars describes")
+    pictures = [open_picture(path) for path in arguments.pictures]
+    pipe = impasto.load(arguments.model, arguments.settings)
+    pipe.to(_device(arguments.device), getattr(torch, arguments.dtype))
+    if not pipe.trained:
+        print(f"'{pipe.name}' is untrained: its sentences describe no picture.", file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        texts = pipe.caption(pictures, arguments.language, batch_size=arguments.batch_size)
+    told = dict(zip(arguments.pictures, texts, strict=True))
+    if arguments.json:
+        print(json.dumps(told, ensure_ascii=False, indent=2))
+    else:
+        for path, text in told.items():
+            print(f"{path}: {text}")
     return 0
 
 
@@ -291,7 +353,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from impasto.aurora.presets import PRESETS
+    from impasto.families import all_presets
     from impasto.loading import shipped_models
 
     shipped = shipped_models()
@@ -299,8 +361,8 @@ def _list(arguments: argparse.Namespace) -> int:
     for name in shipped:
         print(f"  {name}")
     print("Presets:")
-    for name, preset in PRESETS.items():
-        print(f"  {name:22s} {preset.summary}")
+    for name, summary in all_presets().items():
+        print(f"  {name:22s} {summary}")
     return 0
 
 
@@ -308,7 +370,6 @@ def _info(arguments: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from impasto.aurora.analysis import measure
     from impasto.config import to_dict
     from impasto.loading import describe
 
@@ -317,23 +378,16 @@ def _info(arguments: argparse.Namespace) -> int:
     if arguments.config:
         print(json.dumps(to_dict(config), indent=2))
         return 0
-    size = measure(config)
+    size = found.family.measure(config)
     if arguments.json:
         document = {"model": name, "state": state, "provenance": found.provenance, **asdict(size)}
         print(json.dumps(document, indent=2))
         return 0
-    gigabyte = 2**30
-    generator = config.generator
-    print(f"{name} ({state}), {generator.resolution}x{generator.resolution} px, text: {config.text_encoder}")
-    print(f"  parameters            {size.parameters:>15,}")
-    print(f"  activated per point   {size.activated:>15,}   (one expert per MoE layer)")
-    for part, count in size.by_part.items():
-        print(f"    {part:20s}{count:>15,}")
-    print(f"  operations per image  {size.flops / 1e9:>15,.1f}   GFLOP (multiply-add = 2)")
-    print(f"  memory to generate    {size.inference_bytes / gigabyte:>15,.2f}   GiB, fp32, batch 1")
-    print(f"  memory to train       {size.training_bytes / gigabyte:>15,.2f}   GiB, fp32, batch 1")
-    print("    generator alone: weights, gradients, two Adam moments, moving average, activations")
-    print(f"    each further image  {size.training_activation_bytes / gigabyte:>15,.2f}   GiB")
+    print(f"{name} ({state}), {found.family.name}, {config.resolution}x{config.resolution} px")
+    if hasattr(config, "text_encoder"):
+        print(f"  text encoder          {config.text_encoder}")
+    for line in size.lines():
+        print(f"  {line}")
     for item, value in found.provenance.items():
         print(
             f"  {item.replace('_', ' '):20s}  {value if isinstance(value, (str, int)) else json.dumps(value)}"

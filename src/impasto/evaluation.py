@@ -53,7 +53,7 @@ def evaluate_model(
         report = evaluate_scenes(
             {MODEL: _painter(pipe), UNTRAINED: _painter(blank)},
             options,
-            resolution=pipe.config.generator.resolution,
+            resolution=pipe.config.resolution,
             count=count,
             seed=seed,
             progress=lambda text: status.update(f"scoring {text}"),
@@ -87,20 +87,18 @@ def evaluate_model(
 
 def model_card(pipe: Any, options: SceneOptions, table: str) -> str:
     """README.md for the model's folder: what it is, how it came to be, what it scores, what it cannot do."""
-    told, size = pipe.provenance, sum(p.numel() for p in pipe.generator.parameters())
-    side = pipe.config.generator.resolution
+    told = pipe.provenance
     networks = ", ".join(
         f"{role} `{digest[:12]}`" for role, digest in told.get("training_networks", {}).items()
     )
     facts = [
-        f"A text-to-image GAN with sparse experts: {size:,} parameters, {side}x{side} px.",
+        pipe.summary(),
         f"Trained with the run `{told.get('preset', 'unknown')}` of impasto {impasto.__version__} on "
         f"{told.get('images_seen', 0):,} drawings of impasto's scenes and their captions, with nothing else: "
         f"coloured shapes, up to {options.max_objects} in a picture, "
         f"{'with' if options.textures else 'without'} textures, "
         f"captions in {' and '.join(options.languages)}.",
-        f"Frozen networks used in training, by hash: {networks or 'unknown'}. Text encoder: "
-        f"`{pipe.config.text_encoder}`.",
+        f"Other networks used in training, by hash: {networks or 'none'}.",
         "Licence: Apache-2.0. The training pictures were drawn by a program, nobody's work is in them.",
     ]
     use = f'    import impasto\n    impasto.load("{pipe.name}")("a red circle", num_images=4)'

@@ -1,13 +1,13 @@
 """From a name to a pipeline: a directory, a shipped model, a preset, or a hub id."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from impasto.config import ConfigError, first_line, nearest, override
-from impasto.runtime.model_directory import CONFIG, is_model_directory, read_config
+from impasto.families import Family, all_presets, family_named, family_of_preset
+from impasto.runtime.model_directory import is_model_directory, read_config
 
 
 def shipped_models() -> dict[str, Path]:
@@ -24,20 +24,10 @@ def load(name: str | Path, settings: list[str] | None = None) -> Any:
     settings: overrides such as "generator.moe.experts=1", for presets only: a trained network is what it is.
     Raises ConfigError or ModelDirectoryError, in one line.
     """
-    from impasto.aurora.pipeline import AuroraPipeline
-    from impasto.mars.pipeline import MarsPipeline
-
-    found = _find(str(name), settings or [])
-    if not isinstance(found, Path):
-        return AuroraPipeline.untrained(found, name=str(name))
-    family, _ = read_config(found)
-    families: dict[str, Callable[[Path], Any]] = {
-        "aurora": AuroraPipeline.from_pretrained,
-        "mars": MarsPipeline.from_pretrained,
-    }
-    if family not in families:
-        raise ConfigError(f"{found / CONFIG}: unknown model family '{family}'; {nearest(family, families)}")
-    return families[family](found)
+    family, found = _find(str(name), settings or [])
+    if isinstance(found, Path):
+        return family.from_pretrained(found)
+    return family.untrained(found, name=str(name))
 
 
 @dataclass(frozen=True)
@@ -45,6 +35,7 @@ class Described:
     """A preset or a model without its weights; state is "preset", "trained" or "untrained"."""
 
     name: str
+    family: Family
     config: Any
     state: str
     provenance: dict[str, Any]
@@ -52,27 +43,26 @@ class Described:
 
 def describe(name: str, settings: list[str]) -> Described:
     """What `load` would load, from its configuration alone."""
-    from impasto.aurora.pipeline import read_document
-
-    found = _find(name, settings)
+    family, found = _find(name, settings)
     if not isinstance(found, Path):
-        return Described(name, found, "preset", {})
+        return Described(name, family, found, "preset", {})
     _, document = read_config(found)
-    config, trained, provenance = read_document(document)
-    return Described(found.resolve().name, config, "trained" if trained else "untrained", provenance)
+    config, trained, provenance = family.read_document(document)
+    return Described(found.resolve().name, family, config, "trained" if trained else "untrained", provenance)
 
 
-def _find(name: str, settings: list[str]) -> Any:
-    """A preset's configuration, with settings applied, or the directory of a model."""
-    from impasto.aurora.presets import PRESETS
-
-    shipped = shipped_models()
-    if name in PRESETS and (settings or name not in shipped) and not is_model_directory(Path(name)):
-        return override(PRESETS[name].build(), settings)
+def _find(name: str, settings: list[str]) -> tuple[Family, Any]:
+    """The family with a preset's configuration, settings applied, or with the directory of a model."""
+    shipped, family = shipped_models(), family_of_preset(name)
+    if family and (settings or name not in shipped) and not is_model_directory(Path(name)):
+        build, _ = family.presets[name]
+        return family, override(build(), settings)
     if settings:
         raise ConfigError(f"settings change presets only, and '{name}' is not one")
     path = shipped.get(name) or Path(name)
-    return path if path.is_dir() else _from_hub(name, [*PRESETS, *shipped])
+    if not path.is_dir():
+        path = _from_hub(name, [*all_presets(), *shipped])
+    return family_named(read_config(path)[0], path), path
 
 
 def _from_hub(name: str, known: list[str]) -> Path:

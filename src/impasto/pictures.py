@@ -28,6 +28,16 @@ def from_images(pictures: Sequence[Image.Image]) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def open_picture(path: str | Path) -> Image.Image:
+    """An image file as RGB. ValueError, in one line, for what is none."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not an image that can be read"
+        raise ValueError(f"{path}: {reason}") from None
+
+
 def contact_sheet(
     rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = (), cell: int = 128
 ) -> Image.Image:

@@ -31,6 +31,20 @@ class ModelSize:
     training_bytes: int
     training_activation_bytes: int
 
+    def lines(self) -> list[str]:
+        """For people."""
+        gigabyte = 2**30
+        return [
+            f"parameters            {self.parameters:>15,}",
+            f"activated per point   {self.activated:>15,}   (one expert per MoE layer)",
+            *(f"  {part:20s}{count:>15,}" for part, count in self.by_part.items()),
+            f"operations per image  {self.flops / 1e9:>15,.1f}   GFLOP (multiply-add = 2)",
+            f"memory to generate    {self.inference_bytes / gigabyte:>15,.2f}   GiB, fp32, batch 1",
+            f"memory to train       {self.training_bytes / gigabyte:>15,.2f}   GiB, fp32, batch 1",
+            "  generator alone: weights, gradients, two Adam moments, moving average, activations",
+            f"  each further image  {self.training_activation_bytes / gigabyte:>15,.2f}   GiB",
+        ]
+
 
 def measure(config: AuroraConfig) -> ModelSize:
     """Build the generator on the meta device and account for it; allocates nothing."""

@@ -208,3 +208,8 @@ class AuroraConfig:
 
     text_encoder: str = "clip:openai/clip-vit-large-patch14"  # paper: CLIP ViT-L/14
     generator: GeneratorConfig = GeneratorConfig()
+
+    @property
+    def resolution(self) -> int:
+        """Side of its pictures, in pixels."""
+        return self.generator.resolution

@@ -86,6 +86,15 @@ class AuroraPipeline:
         load_weights(path, generator)
         return cls(generator, config, name=path.resolve().name, trained=trained, provenance=provenance)
 
+    def summary(self) -> str:
+        """What it is, in a sentence."""
+        size = sum(parameter.numel() for parameter in self.generator.parameters())
+        side = self.config.resolution
+        return (
+            f"A text-to-image GAN with sparse experts (Aurora): {size:,} parameters, {side}x{side} px, over "
+            f"the frozen text encoder `{self.config.text_encoder}`."
+        )
+
     def save_pretrained(self, path: str | Path, card: str | None = None) -> None:
         """Write config.json, model.safetensors and a model card, atomically."""
         document = {"trained": self.trained, "provenance": self.provenance, **to_dict(self.config)}

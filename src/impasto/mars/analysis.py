@@ -1,14 +1,16 @@
 """Numbers about a MARS model: sizes without weights, and the signs of logit drift."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from impasto.mars.config import MarsConfig
+from impasto.mars.directories import MarsPipelineConfig
 from impasto.mars.initial import empty_model
 from impasto.mars.semvie import MarsModel, is_visual
 from impasto.mars.sequence import SequenceBatch
+from impasto.mars.vq import VQTokenizer
 from impasto.nn.precision import at_least_float32
 
 FIRST_TOKENS = 16  # of a picture, whose entropy is watched
@@ -24,6 +26,30 @@ class ModelSize:
     frozen: int
     by_part: dict[str, int]
     cache_bytes_per_token: int
+    image_tokenizer: int = 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        numbers = {
+            "parameters": self.parameters,
+            "trained": self.trained,
+            "frozen": self.frozen,
+            **{f"  {part}": count for part, count in self.by_part.items()},
+            "image tokenizer": self.image_tokenizer,
+        }
+        return [
+            *(f"{name:26s}{count:>17,}" for name, count in numbers.items()),
+            f"{'cache of a token':26s}{self.cache_bytes_per_token:>17,}   bytes (16 bit)",
+            f"{'weights in 16 bit':26s}{2 * self.parameters / 2**30:>17,.2f}   GiB",
+        ]
+
+
+def measure_pipeline(config: MarsPipelineConfig) -> ModelSize:
+    """`measure` of the sequence model, and the parameters of the image tokenizer beside it."""
+    with torch.device("meta"):
+        tokenizer = VQTokenizer(config.tokenizer)
+    counted = sum(parameter.numel() for parameter in tokenizer.parameters())
+    return replace(measure(config.model), image_tokenizer=counted)
 
 
 def measure(config: MarsConfig) -> ModelSize:

@@ -92,11 +92,23 @@ class MarsPipeline:
         tokeniser = read_tokeniser(path)
         return cls(parts, config, tokeniser, name=name, trained=trained, provenance=provenance)
 
-    def save_pretrained(self, path: Path | str) -> None:
+    def summary(self) -> str:
+        """What it is, in a sentence."""
+        model, side = self.parts.model, self.config.resolution
+        visual = sum(p.numel() for name, p in model.named_parameters() if is_visual(name))
+        language = sum(p.numel() for name, p in model.named_parameters() if not is_visual(name))
+        tokenizer = sum(p.numel() for p in self.parts.tokenizer.parameters())
+        return (
+            f"An auto-regressive model that draws from prompts and describes pictures (MARS): {side}x{side} "
+            f"px; language expert {language:,} parameters, frozen; visual expert {visual:,}, trained; image "
+            f"tokenizer {tokenizer:,}."
+        )
+
+    def save_pretrained(self, path: Path | str, card: str | None = None) -> None:
         """Write a whole model directory: both experts, both tokenisers, the model card."""
         document = {**to_dict(self.config), "trained": self.trained, "provenance": self.provenance}
         state = self.parts.state_dict()
-        save_directory(Path(path), FAMILY, document, state, self._card(), self.tokeniser)
+        save_directory(Path(path), FAMILY, document, state, card or self._card(), self.tokeniser)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -223,18 +235,12 @@ class MarsPipeline:
         return chosen
 
     def _card(self) -> str:
-        model, config = self.parts.model, self.config
-        visual = sum(p.numel() for name, p in model.named_parameters() if is_visual(name))
-        language = sum(p.numel() for name, p in model.named_parameters() if not is_visual(name))
         lines = [
             f"# {self.name}",
-            f"A MARS model ({config.resolution}x{config.resolution} px): it draws from prompts and describes "
-            f"pictures. Written by impasto {__version__}.",
+            f"{self.summary()} Written by impasto {__version__}.",
             "" if self.trained else "**Untrained:** these are initial weights.",
             f"    import impasto\n    pipe = impasto.load(PATH)  # {self.name}\n"
             f'    pipe("a prompt", num_images=4)\n    pipe.caption(pictures, "en")',
-            f"Language expert {language:,} parameters, frozen; visual expert {visual:,}, trained; image "
-            f"tokenizer {sum(p.numel() for p in self.parts.tokenizer.parameters()):,}. All three are inside "
-            f"model.safetensors, the text tokeniser is tokenizer.json.",
+            "All three are inside model.safetensors; the text tokeniser is tokenizer.json.",
         ]
         return "\n\n".join(line for line in lines if line) + "\n"

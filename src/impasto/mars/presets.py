@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from impasto.mars.config import LanguageConfig, MarsConfig, VisualConfig
+from impasto.mars.directories import MarsPipelineConfig
+from impasto.mars.vq import VQConfig, vq_nano_32
 from impasto.nn.rotary import RotaryConfig
 
 
@@ -95,16 +97,22 @@ def mars_7b() -> MarsConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named configuration and what it is, in one line."""
+    """A named configuration, what it is in one line, and the image tokenizer that goes with it."""
 
     build: Callable[[], MarsConfig]
     summary: str
+    tokenizer: Callable[[], VQConfig] = VQConfig
 
 
 PRESETS: dict[str, Preset] = {
-    "mars-nano": Preset(mars_nano, "about 2 M parameters, 32x32 scenes, two CPU cores"),
+    "mars-nano": Preset(mars_nano, "about 2 M parameters, 32x32 scenes, two CPU cores", vq_nano_32),
     "mars-tiny": Preset(mars_tiny, "about 35 M parameters per expert, ablations on one GPU"),
     "mars-smollm2-135m": Preset(mars_smollm2_135m, "over SmolLM2-135M, a pretrained English base"),
     "mars-0.5b": Preset(mars_0_5b, "over Qwen2.5-0.5B, English and Chinese, one GPU"),
     "mars-7b": Preset(mars_7b, "the paper's size, over Qwen-7B: 6.54 B trained of 14.26 B"),
 }
+
+
+def pipeline_config(preset: Preset) -> MarsPipelineConfig:
+    """A preset with its image tokenizer: what `impasto.load` makes of its name."""
+    return MarsPipelineConfig(model=preset.build(), tokenizer=preset.tokenizer())
