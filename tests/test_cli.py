@@ -61,6 +61,12 @@ def test_a_mars_model_draws_describes_and_is_measured(tmp_path, capsys):
     assert status == 0 and list(json.loads(printed)) == [picture]
     status, printed, _ = run(capsys, "caption", picture, "--model", "mars-nano", "--language", "en")
     assert status == 0 and printed.startswith(f"{picture}: ")
+    report = tmp_path / "report"
+    arguments = ("--count", "2", "--set", "max_objects=1", "--set", "languages=en,zh", "--out", str(report))
+    status, printed, _ = run(capsys, "evaluate", "mars-nano", *arguments)
+    assert status == 0 and "descriptions of real renders" in printed
+    captions = json.loads((report / "report.json").read_text())["captions"]
+    assert captions["seen"]["zh"]["pictures"] == 2 and captions["unseen"]["en"]["true"]["mean"] == 0
     status, printed, _ = run(capsys, "info", "mars-7b")
     assert status == 0 and "14,26" in printed and "256x256 px" in printed
     status, printed, _ = run(capsys, "info", "mars-nano", "--set", "model.language.layers=2", "--json")

@@ -16,7 +16,17 @@ from impasto.config import ConfigError, from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions
 from impasto.metrics.features import SMALL_SAMPLE, picture_stats, reporting_features
 from impasto.metrics.frechet import frechet_distance
-from impasto.metrics.scenes import FIXED_SET, Painter, SceneReport, evaluate_scenes, judge, renders
+from impasto.metrics.scene_captions import CaptionScore, judge_captions
+from impasto.metrics.scenes import (
+    FIXED_SET,
+    SEEN_SET,
+    UNSEEN_SET,
+    Painter,
+    SceneReport,
+    evaluate_scenes,
+    judge,
+    renders,
+)
 from impasto.pictures import contact_sheet, read_settings, save_png
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.model_directory import is_model_directory
@@ -58,6 +68,7 @@ def evaluate_model(
             seed=seed,
             progress=lambda text: status.update(f"scoring {text}"),
         )
+    captions = _captions(pipe, report, options)
     frechet = _frechet(extractor, report)
     _write_sheets(report, _painter(pipe), out)
     document = {
@@ -75,11 +86,15 @@ def evaluate_model(
             for group, rows in report.scores.items()
         },
         "position": {group: report.position(group, MODEL) for group in report.scores},
+        "captions": {
+            name: {language: asdict(score) for language, score in rows.items()}
+            for name, rows in captions.items()
+        },
         "frechet": frechet,
         "prompts": report.prompts,
     }
     atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
-    table = f"{scene_table(report)}\n{_frechet_line(frechet)}"
+    table = f"{scene_table(report)}\n{_caption_table(captions)}{_frechet_line(frechet)}"
     atomic_write_text(out / "report.md", f"# {pipe.name} on scenes\n\n{table}")
     atomic_write_text(out / "model-card.md", model_card(pipe, options, table))
     return table
@@ -159,6 +174,44 @@ def evaluate_pictures(folder: Path, out: Path) -> str:
     )
     atomic_write_text(out / "report.md", f"# {folder.name} on scenes\n\n{text}")
     return text
+
+
+def _captions(pipe: Any, report: SceneReport, options: SceneOptions) -> dict[str, dict[str, CaptionScore]]:
+    """What the model says of real renders, by set of prompts and language; empty if it cannot describe."""
+    if not hasattr(pipe, "caption"):
+        return {}
+
+    def describe(pictures: Sequence[Image.Image], language: str) -> list[str]:
+        return pipe.caption(pictures, language)
+
+    languages = sorted(set(options.languages))
+    return {
+        name: {
+            language: judge_captions(
+                describe, report.prompts[name], language, resolution=report.resolution, seed=report.seed
+            )
+            for language in languages
+        }
+        for name in (SEEN_SET, UNSEEN_SET)
+    }
+
+
+def _caption_table(captions: dict[str, dict[str, CaptionScore]]) -> str:
+    if not captions:
+        return ""
+    lines = [
+        "descriptions of real renders",
+        "",
+        "| combinations | language | true, 95 % interval | for other pictures | not understood | pictures |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, rows in captions.items():
+        for language, score in rows.items():
+            lines.append(
+                f"| {name} | {language} | {score.true} | {score.chance:.3f} | {score.unread} "
+                f"| {score.pictures} |"
+            )
+    return "\n".join(lines) + "\n\n"
 
 
 def _frechet(extractor: ImageFeatures, report: SceneReport) -> dict[str, Any]:

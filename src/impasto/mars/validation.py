@@ -1,10 +1,9 @@
 """What is measured on scenes that a run never trains on: likelihoods, residual norms, the oracle's scores."""
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from impasto.data.scenes import score_image, score_images
+from impasto.data.scenes import score_images
 from impasto.mars.analysis import Drift, measure_drift
 from impasto.mars.codes import resolution_of
 from impasto.mars.directories import TokenizerPart
@@ -14,6 +13,7 @@ from impasto.mars.texts import CaptionSource
 from impasto.mars.training_config import StageRun
 from impasto.mars.training_state import StageState
 from impasto.mars.vq_training import extract_codes
+from impasto.metrics.scene_captions import is_true
 from impasto.pictures import to_images
 
 SUFFIXES = {"train": "", "heldout": "_heldout"}  # split of the scenes: suffix of the metric
@@ -83,14 +83,6 @@ class Validation:
     def _drawn(self, state: StageState) -> SequenceBatch:
         captions = self._captions(state, 0)
         return text_to_image(self.run.model, captions, self.codes[:BATCH], level=self.run.level)
-
-
-def is_true(text: str, picture: Image.Image) -> bool:
-    """Whether the oracle understands a sentence and finds everything that it says in the picture."""
-    try:
-        return score_image(picture, text).overall == 1.0
-    except ValueError:
-        return False
 
 
 class _Mean:
