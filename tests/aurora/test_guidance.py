@@ -117,6 +117,15 @@ def test_captions_of_other_ranks_are_negatives_and_equal_ones_are_not():
     assert float(loss) == pytest.approx(float(by_hand / 2), rel=1e-5)
 
 
+def test_near_misses_are_negatives_too():
+    clip, captions = TinyClip(), ["a red star", "a blue ring"]
+    known = gather_captions(clip, captions, Ranks(), ["a red ring", "a blue ring"])
+    assert known.features.shape == (4, 16) and known.own.tolist() == [0, 1]
+    # A near miss that is another sample's true caption does not count against that sample.
+    assert known.duplicates.tolist() == [[True, False, False, False], [False, True, False, True]]
+    assert torch.equal(known.features[2:], clip.embed_texts(["a red ring", "a blue ring"]))
+
+
 def test_vision_aided_heads_learn_beside_the_discriminator_and_are_saved(tmp_path):
     guides = Guides(vision=TinyVision())
     settings = ("guidance.vision_aided_weight=0.5",)

@@ -62,20 +62,26 @@ class Guides:
 
 @dataclass(frozen=True)
 class ClipCaptions:
-    """The captions of all ranks as the contrastive loss takes them: features [N, D]; own [B] int64, the place
-    of this rank's captions among them; duplicates [B, N] bool."""
+    """The captions of all ranks, then this rank's near misses, as the contrastive loss takes them: features
+    [N, D]; own [B] int64, the place of this rank's captions among them; duplicates [B, N] bool."""
 
     features: Tensor
     own: Tensor
     duplicates: Tensor
 
 
-def gather_captions(clip: ImageTextModel, captions: Sequence[str], ranks: Ranks) -> ClipCaptions:
-    """Embed this rank's captions and take the other ranks' as negatives; none of it has a gradient."""
-    features = ranks.gather_rows(clip.embed_texts(list(captions)))
-    ids = caption_ids(captions).to(features.device)
-    own = torch.arange(len(captions), device=features.device) + ranks.rank * len(captions)
-    return ClipCaptions(features, own, duplicate_mask(ids, ranks.gather_rows(ids)))
+def gather_captions(
+    clip: ImageTextModel, captions: Sequence[str], ranks: Ranks, near_misses: Sequence[str] = ()
+) -> ClipCaptions:
+    """Embed this rank's captions and take the other ranks' and the near misses, of which ranks may have
+    different numbers, as wrong ones; none of it has a gradient."""
+    embedded = clip.embed_texts([*captions, *near_misses])
+    ids = caption_ids([*captions, *near_misses]).to(embedded.device)
+    count = len(captions)
+    features = torch.cat((ranks.gather_rows(embedded[:count]), embedded[count:]))
+    all_ids = torch.cat((ranks.gather_rows(ids[:count]), ids[count:]))
+    own = torch.arange(count, device=features.device) + ranks.rank * count
+    return ClipCaptions(features, own, duplicate_mask(ids[:count], all_ids))
 
 
 def embed_levels(

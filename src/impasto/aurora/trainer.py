@@ -134,7 +134,7 @@ def _micro_batches(
             captions,
             features[: len(captions)],
             z.to(ranks.device),
-            None if clip is None else gather_captions(clip, captions, ranks),
+            None if clip is None else gather_captions(clip, captions, ranks, list(near.values())),
             features[len(captions) :] if near else None,
             torch.tensor(list(near), device=ranks.device) if near else None,
         )

@@ -1,0 +1,48 @@
+"""Features of many pictures, kept whole: what kernel distances and neighbours need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK_NUMBERS = 2**22  # of a matrix between two sets that is held at once: 32 MiB in fp64
+
+
+def check_features(*sets: Tensor, least: int) -> list[Tensor]:
+    """The sets in fp64 on the CPU. ValueError unless each is finite, [N, D] with one D, of `least` rows."""
+    for features in sets:
+        if features.ndim != 2 or not features.is_floating_point():
+            raise ValueError(f"features should be floating point [N, D], not {tuple(features.shape)}")
+        if features.shape[1] != sets[0].shape[1]:
+            raise ValueError(f"features of {sets[0].shape[1]} and of {features.shape[1]} numbers do not mix")
+        if len(features) < least:
+            raise ValueError(f"{len(features)} pictures are too few; this measure needs {least} at least")
+        if not torch.isfinite(features).all():
+            raise ValueError("features hold NaN or infinity: the pictures or the extractor are broken")
+    return [features.detach().double().cpu() for features in sets]
+
+
+def blocks(features: Tensor, columns: int) -> Iterator[Tensor]:
+    """Runs of rows such that a matrix of them by `columns` stays small."""
+    yield from features.split(max(1, BLOCK_NUMBERS // max(columns, 1)))
+
+
+def nearest(
+    queries: Tensor, references: Tensor, count: int = 1, *, same: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Distances [N, count] and indices [N, count] of the nearest references, nearest first. `same`: both are
+    one set, and a picture is no neighbour of its own."""
+    distances, indices = [], []
+    start = 0
+    for part in blocks(queries, len(references)):
+        between = torch.cdist(part, references, compute_mode="donot_use_mm_for_euclid_dist")
+        if same:
+            rows = torch.arange(len(part))
+            between[rows, rows + start] = torch.inf
+        found = between.topk(count, dim=1, largest=False)
+        distances.append(found.values)
+        indices.append(found.indices)
+        start += len(part)
+    return torch.cat(distances), torch.cat(indices)
