@@ -24,6 +24,7 @@ from impasto.mars.directories import (
 )
 from impasto.mars.initial import new_model
 from impasto.mars.runs import debug_stage1, debug_tokenizer
+from impasto.mars.sampling import caption_images, generate_images
 from impasto.mars.texts import fit_tokeniser
 from impasto.mars.training_config import StageRun
 from impasto.mars.training_state import StageState
@@ -32,7 +33,7 @@ from impasto.runtime import sharded_checkpoint
 from impasto.runtime.checkpoint import CheckpointError, checkpoint_path
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import NonFiniteGuard
-from impasto.runtime.sharding import is_sharded, own_rows, row_range, whole
+from impasto.runtime.sharding import dropped_afterwards, is_sharded, own_rows, row_range, whole
 from tests.mars.models import scatter
 
 STEPS, BATCH = 20, 8
@@ -81,6 +82,14 @@ def go_on(state: StageState, pictures: CodeStore, ranks: Ranks, images: int) -> 
 def weights(state: StageState) -> dict[str, Tensor]:
     """Of the visual expert, gathered."""
     return {name: whole(tensor).clone() for name, tensor in visual_state(state.model).items()}
+
+
+def drawings(state: StageState) -> dict[str, Tensor]:
+    """Pictures and captions: passes without a backward, after which nothing stays gathered."""
+    with dropped_afterwards(state.model):
+        codes = generate_images(state.model, [[5, 6, 7], [8]], [0, 1], guidance=2.0)
+        said = caption_images(state.model, codes, max_tokens=4)
+    return {"codes": codes, **{f"caption {n}": torch.tensor(text) for n, text in enumerate(said)}}
 
 
 def first_gradients(home: Path, ranks: Ranks, dtype: torch.dtype, *settings: str) -> dict[str, Tensor]:
@@ -187,6 +196,8 @@ def main(home: Path) -> None:
     go_on(state, pictures, ranks, HALF).save(home / "two")
     go_on(state, pictures, ranks, END).save(home / "two")
     report("two", lambda: weights(state))
+    report("drawings", lambda: drawings(state))
+    layout(state)
     for origin, result in (("two", "again"), ("one", "from_one")):
         resumed, _ = fresh(home, ranks, torch.float64)
         resumed.restore(checkpoint_path(home / origin, HALF))

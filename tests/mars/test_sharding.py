@@ -27,6 +27,7 @@ from tests.mars.sharded_ranks import (
     END,
     HALF,
     VARIANTS,
+    drawings,
     fresh,
     go_on,
     stage_run,
@@ -87,7 +88,6 @@ def test_two_ranks_train_as_one(home):
     one = saved(checkpoint_path(home / "one", END))
     two = load_file(home / "two.safetensors")
     difference = largest_difference(one["visual"], two)
-    print(f"weights after 20 steps in float64: {difference:.1e}")
     assert difference < 1e-8
     begun = saved(checkpoint_path(home / "one", HALF))["visual"]
     assert largest_difference(one["visual"], begun) > 1e-4  # it did learn
@@ -142,6 +142,8 @@ def test_saved_on_two_resumed_on_one(home):
     assert state.images == HALF and state.shards is None
     go_on(state, pictures, ONE, END)
     assert largest_difference(saved(checkpoint_path(home / "one", END))["visual"], weights(state)) < 1e-8
+    drawn = drawings(state)
+    assert largest_difference(drawn, load_file(home / "drawings.safetensors")) == 0 and len(drawn) == 3
 
 
 def test_a_save_that_failed_leaves_what_was(home):
@@ -185,6 +187,7 @@ def test_the_command_trains_and_exports(home, tmp_path):
         f"training.{name}={step}" for name in ("tokens", "log_every", "sample_every", "checkpoint_every")
     ]
     settings = [*every, "training.sample_prompts=1", "model.language.feed_forward=45"]
+    settings += ["training.image_to_text=0"]
     settings += [f"{name}={home / name}" for name in ("tokenizer", "language")]
     arguments = ["train", "mars-debug/stage1", *(part for text in settings for part in ("--set", text))]
     assert main([*map(str, arguments), "--out", str(tmp_path / "one")]) == 0
