@@ -137,7 +137,7 @@ def test_a_file_that_may_not_be_read_now_is_not_called_damaged(tmp_path, monkeyp
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checkpoint, "_fingerprint", refuse)
+    monkeypatch.setattr(checkpoint, "fingerprint", refuse)
     with pytest.raises(CheckpointError, match="check its permissions"):
         latest_checkpoint(tmp_path)
 

@@ -32,6 +32,7 @@ from impasto.runtime.model_directory import (
     read_config,
     save_model,
 )
+from impasto.runtime.sharding import is_sharded
 
 FAMILY, TOKENIZER_FAMILY, LANGUAGE_FAMILY = "mars", "mars-tokenizer", "mars-language"
 
@@ -179,6 +180,8 @@ def empty_parts(config: MarsPipelineConfig) -> MarsParts:
 
 def _alone(tensor: Tensor) -> Tensor:
     """The tensor, or a copy if it is part of a larger one, which safetensors would not write."""
+    if is_sharded(tensor):
+        return tensor  # gathered when it is written
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor if whole else tensor.detach().clone()
 

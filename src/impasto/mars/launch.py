@@ -76,7 +76,7 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions) -> str:
     ranks.barrier()  # all have looked before the main rank writes
     parts = _parts(preset, run, options, resuming=checkpoint is not None)
     parts.tokenizer.tokenizer.to(ranks.device)
-    state = StageState.fresh(run, ranks.device, parts.language, parts.tokenizer, parts.initial)
+    state = StageState.fresh(run, ranks.device, parts.language, parts.tokenizer, parts.initial, ranks)
     start = start_of(checkpoint)
     with Graceful() as stop, TrainingDisplay(training.tokens // run.image_length, start) as display:
         if ranks.is_main:

@@ -9,12 +9,14 @@ from impasto.mars.run_folder import RunLog
 from impasto.mars.training_state import StageState
 from impasto.mars.validation import SUFFIXES, Validation
 from impasto.pictures import contact_sheet, to_images
+from impasto.runtime.sharding import dropped_afterwards, take_part
 
 SHEET_PICTURES, CELL = 4, 96
 
 
 class StageRecorder:
-    """Of a stage. Only the main rank draws and writes (a sharded model would have all ranks draw)."""
+    """Of a stage. Only the main rank draws and writes; of a sharded model all ranks draw the same, layer by
+    layer, and save their rows."""
 
     def __init__(
         self, log: RunLog, tokenizer: TokenizerPart, state: StageState, provenance: Mapping[str, object]
@@ -29,7 +31,7 @@ class StageRecorder:
         )
         self.validations: Sequence[Validation] = ()
         self.prompts: list[str] = []
-        if log.ranks.is_main:
+        if log.ranks.is_main or state.shards is not None:
             self.validations = [Validation(run, tokenizer, split) for split in SUFFIXES]
             self.prompts = [prompt for found in self.validations for prompt in found.captions[:3]]
         parts = MarsParts(state.model, tokenizer.tokenizer)
@@ -44,8 +46,12 @@ class StageRecorder:
     def samples(self, state: StageState) -> None:
         """Likelihoods and residual norms; a sheet of the fixed prompts; the oracle's scores, but for a model
         that has seen nothing."""
-        if not self.log.ranks.is_main:
+        if not self._takes_part(state):
             return
+        with dropped_afterwards(state.model):
+            self._samples(state)
+
+    def _samples(self, state: StageState) -> None:
         values: dict[str, float] = {"tokens": state.tokens}
         for found in self.validations:
             values |= found.likelihoods(state)
@@ -63,10 +69,13 @@ class StageRecorder:
 
     def checkpoint(self, state: StageState) -> None:
         """Save, delete what is older than needed, export the whole model."""
-        if not self.log.ranks.is_main:
+        if not self._takes_part(state):
             return
         self.log.sync()
         state.save(self.log.out)
+        if not self.log.ranks.is_main:
+            take_part(self.pipe.parts.state_dict())
+            return
         self.pipe.provenance = {
             **self.provenance,
             "images_seen": state.images,
@@ -75,6 +84,9 @@ class StageRecorder:
         }
         self.pipe.save_pretrained(self.log.out / "model")
         self.log.finish_checkpoint(state.run.training.keep_checkpoints)
+
+    def _takes_part(self, state: StageState) -> bool:
+        return self.log.ranks.is_main or state.shards is not None
 
     def _describe(self, state: StageState) -> None:
         """A sheet of pictures under what the model says of them."""

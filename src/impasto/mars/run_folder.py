@@ -27,9 +27,10 @@ from impasto.runtime.report import write_report
 from impasto.runtime.sinks import make_sinks
 
 CONFIG = "config.json"
-# How a run is watched may change when it goes on; what it computes may not.
+# How a run is watched, and shared out among ranks, may change when it goes on; what it computes may not.
 FREE = tuple(
-    f"training.{name}" for name in ("keep_checkpoints", "log_every", "sample_every", "checkpoint_every")
+    f"training.{name}"
+    for name in ("keep_checkpoints", "log_every", "sample_every", "checkpoint_every", "shard_model")
 )
 
 

@@ -66,16 +66,18 @@ def text_to_image(
     *,
     level: int = 0,
     end_token_loss: bool = True,
+    least_columns: int = 0,
 ) -> SequenceBatch:
     """`caption <img> v1..vN`, to predict v1..vN and `</img>`.
 
     captions: text ids, empty for a dropped caption; codes [B, N] int64. The end token is a target alone: as
     an input nothing would follow it. Without end_token_loss the grammar's position N is taken as known.
+    least_columns: of text, padding if all captions are shorter.
     Raises ValueError for ids that are no text or no codes, or a wrong number of codes.
     """
     tokens, count = config.tokens, config.image_length(level)
     _check_codes(tokens, codes, len(captions), count)
-    widest = max(map(len, captions))
+    widest = max(least_columns, *map(len, captions))
     text, mask = _pad(tokens, captions, widest, left=True)
     begin = torch.full((len(captions), 1), tokens.begin(level))
     end = torch.full_like(begin, tokens.end(level) if end_token_loss else IGNORED)

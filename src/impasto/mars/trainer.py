@@ -18,6 +18,7 @@ from impasto.nn.kv_cache import KeyValuePrefix, join_left_padded
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
 from impasto.runtime.loop import run_steps
+from impasto.runtime.sharding import clip_norm, own_rows
 
 
 class Recorder(Protocol):
@@ -93,7 +94,9 @@ def backward(state: StageState, one: Pass, totals: Sequence[float]) -> dict[str,
     config, model = state.run.training, state.model
     prefix = caption_prefix(state, one.captions)
     device = model.device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bfloat16):
+    # The cache would keep all layers' weights in bf16 through the step, each on every rank.
+    casts = {"enabled": config.bfloat16, "cache_enabled": state.shards is None}
+    with torch.autocast(device.type, dtype=torch.bfloat16, **casts):
         drawn = model.losses(one.drawn.to(device), prefix)
         assert drawn.image is not None and drawn.image_z is not None
         share = drawn.image_tokens / totals[0]
@@ -137,7 +140,14 @@ def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pa
         drops = [_dropped(config.seed, place, config.caption_dropout) for place in places[:count]]
         kept = drop(captions[:count], drops)
         options = {"level": run.level}
-        drawn = text_to_image(run.model, kept, codes[:count], end_token_loss=config.end_token_loss, **options)
+        drawn = text_to_image(
+            run.model,
+            kept,
+            codes[:count],
+            end_token_loss=config.end_token_loss,
+            least_columns=state.shards is not None,  # ranks that dropped all captions read some too
+            **options,
+        )
         described = None
         if count < size:
             described = image_to_text(
@@ -158,9 +168,7 @@ def _update(state: StageState, ranks: Ranks) -> None:
     """Exchange gradients, put zero for what is not finite and count it, clip, step at the present rate."""
     config, run = state.run.training.optimisation, state.run
     trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    ranks.all_reduce_gradients(trained)  # sharded parameters would exchange theirs in the backward pass
-    bad = state.guard.clean((parameter.grad for parameter in trained), state.images, state.last_checkpoint)
-    norm = nn.utils.clip_grad_norm_(trained, config.clip)
+    bad, norm = _exchange(state, trained, ranks)
     after = state.tokens + run.training.batch * run.image_length
     rate = config.rate(min(after / run.training.tokens, 1.0))
     for group in state.optimizer.param_groups:
@@ -168,3 +176,16 @@ def _update(state: StageState, ranks: Ranks) -> None:
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.means.add({"nonfinite/visual": float(bad), "gradient/visual": norm, "rate/visual": rate})
+
+
+def _exchange(state: StageState, trained: Sequence[nn.Parameter], ranks: Ranks) -> tuple[int, Tensor]:
+    """Average gradients over the ranks, clean and clip them: how many numbers were not finite, the norm."""
+    limit, place = state.run.training.optimisation.clip, (state.images, state.last_checkpoint)
+    if state.shards is None:
+        ranks.all_reduce_gradients(trained)
+        bad = state.guard.clean((parameter.grad for parameter in trained), *place)
+        return bad, nn.utils.clip_grad_norm_(trained, limit)
+    # Averaged in the backward pass; each rank has its rows.
+    gradients = [own_rows(parameter.grad) for parameter in trained if parameter.grad is not None]
+    bad = state.guard.clean(gradients, *place, total=ranks.total)
+    return bad, clip_norm(gradients, limit, ranks)

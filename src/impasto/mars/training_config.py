@@ -102,7 +102,8 @@ class StageTraining:
     pictures: int = 16_000  # whose codes are extracted, once; seen again in another order every epoch
     captions_per_picture: int = 4  # phrasings of a picture, one of them drawn each time
     shard_pictures: int = 4_096  # in one file of codes
-    prefix_cache_mebibytes: int = 256  # keys and values of captions that are kept; 0: none
+    prefix_cache_mebibytes: int = 256  # keys and values of captions that are kept; 0: none; never if sharded
+    shard_model: bool = False  # FSDP2: share parameters, gradients and optimiser out among the ranks
     checkpoint_activations: bool = False  # compute the visual path's activations again in the backward pass
     bfloat16: bool = False  # autocast; weights, optimiser and losses stay in fp32
     validation_pictures: int = 256

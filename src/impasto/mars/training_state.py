@@ -17,8 +17,11 @@ from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.semvie import MarsModel
 from impasto.mars.texts import text_fingerprint
 from impasto.mars.training_config import Optimisation, StageRun
-from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from impasto.runtime.checkpoint import CheckpointError, save_checkpoint
+from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import NonFiniteGuard
+from impasto.runtime.sharded_checkpoint import Target, load_sharded_checkpoint, save_sharded_checkpoint
+from impasto.runtime.sharding import shard
 from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 
 
@@ -52,7 +55,8 @@ class Means:
 
 @dataclass
 class StageState:
-    """A run at one moment. `images` counts pictures seen; `made_of` the fingerprints of the frozen parts."""
+    """A run at one moment. `images` counts pictures seen; `made_of` the fingerprints of the frozen parts;
+    `shards` are the ranks that the model is shared out among, None where each has all of it."""
 
     run: StageRun
     model: MarsModel
@@ -62,6 +66,7 @@ class StageState:
     prefixes: PrefixStore | None
     means: Means
     made_of: dict[str, str]
+    shards: Ranks | None = None
     images: int = 0
     last_checkpoint: Path | None = None
 
@@ -73,9 +78,11 @@ class StageState:
         language: LanguagePart,
         tokenizer: TokenizerPart,
         initial: MarsModel | None = None,
+        ranks: Ranks | None = None,
     ) -> "StageState":
         """The visual expert copied from the language expert, or taken from `initial`, an earlier stage's
-        model. ConfigError where parts do not fit each other."""
+        model. With training.shard_model the model is shared out among `ranks`, if they are several.
+        ConfigError where parts do not fit each other."""
         training, config = run.training, run.model
         _check_parts(run, language, tokenizer)
         model = from_language(language.state, config, seed=training.seed)
@@ -83,11 +90,17 @@ class StageState:
             if base_fingerprint(initial) != base_fingerprint(model):
                 raise ConfigError("--init-from was trained on another language model than this run's")
             load_visual_state(model, visual_state(initial))
-        model.to(device).train()
+        model.train()
         model.checkpoint_activations = training.checkpoint_activations
-        # Sharding (FSDP2) belongs here: before the optimiser takes hold of the parameters.
-        frozen = config.visual.experts == "split"
-        kept_bytes = training.prefix_cache_mebibytes * 2**20 if frozen else 0
+        fingerprint = base_fingerprint(model)
+        shards = ranks if training.shard_model and ranks is not None and ranks.world_size > 1 else None
+        if shards is not None:  # before the optimiser takes hold of the parameters
+            shard(model, model.layers, shards)
+        else:
+            model.to(device)
+        # Ranks know different captions, and whether one is computed is for all of them to do: kept are none.
+        keeps = config.visual.experts == "split" and shards is None
+        kept_bytes = training.prefix_cache_mebibytes * 2**20 if keeps else 0
         return cls(
             run=run,
             model=model,
@@ -98,9 +111,10 @@ class StageState:
             means=Means(),
             made_of={
                 "tokenizer": tokenizer.fingerprint,
-                "language": base_fingerprint(model),
+                "language": fingerprint,
                 "text tokeniser": text_fingerprint(language.tokeniser),
             },
+            shards=shards,
         )
 
     @property
@@ -109,7 +123,8 @@ class StageState:
         return self.images * self.run.image_length
 
     def save(self, out: Path) -> Path:
-        """Write a checkpoint, of the trained tensors alone, and return its folder."""
+        """Write a checkpoint, of the trained tensors alone, and return its folder. Every rank calls it if the
+        model is sharded, otherwise the main one."""
         moments, options = optimizer_tensors(self.optimizer, self.model.named_parameters())
         document = {
             "config": to_dict(self.run),
@@ -120,13 +135,16 @@ class StageState:
             "means": self.means.state_dict(),
         }
         tensors = {"visual": visual_state(self.model), "visual_optimizer": moments}
-        self.last_checkpoint = save_checkpoint(out, self.images, tensors, document)
+        if self.shards is None:
+            self.last_checkpoint = save_checkpoint(out, self.images, tensors, document)
+        else:
+            self.last_checkpoint = save_sharded_checkpoint(out, self.images, tensors, document, self.shards)
         return self.last_checkpoint
 
     def restore(self, checkpoint: Path) -> None:
-        """Take up a verified checkpoint over the same frozen parts. ConfigError if they have changed,
-        CheckpointError if it is of another network."""
-        tensors, state = load_checkpoint(checkpoint, verified=True)
+        """Take up a verified checkpoint over the same frozen parts, whatever number of ranks wrote it.
+        ConfigError if the parts have changed, CheckpointError if it is of another network."""
+        tensors, state = load_sharded_checkpoint(checkpoint, self._receiver(), verified=True)
         changed = [name for name, value in self.made_of.items() if state["made_of"].get(name) != value]
         if changed:
             raise ConfigError(f"{checkpoint} was trained with another {changed[0]}; choose another --out")
@@ -139,6 +157,11 @@ class StageState:
         self.guard.load_state_dict(state["guard"])
         self.means.load_state_dict(state["means"])
         self.images, self.last_checkpoint = state["images"], checkpoint
+
+    def _receiver(self) -> Target:
+        """Which tensor a saved one is for: moments are laid out as their parameters."""
+        named = dict(self.model.named_parameters())
+        return lambda entry, name: named.get(name.partition("/")[2] if entry.endswith("optimizer") else name)
 
 
 def make_optimizer(model: nn.Module, config: Optimisation) -> Optimizer:

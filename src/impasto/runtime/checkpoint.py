@@ -16,6 +16,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,50 +68,78 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint atomically and return its folder. `tensors` maps a file name such as "generator" to
     named tensors; `state` is JSON. Replaces a checkpoint of the same image count."""
-    for entry in tensors:
-        if not _ENTRY.fullmatch(entry):
-            raise ValueError(f"'{entry}' cannot name a file of a checkpoint; use letters, digits, _ and -")
+    check_entries(tensors)
+    with new_checkpoint(run, images, state) as draft:
+        for entry, group in tensors.items():
+            write_entry(draft.folder / f"{entry}.safetensors", group)
+    return checkpoint_path(run, images)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint in the making: a hidden folder, and fingerprints of files that are known already."""
+
+    folder: Path
+    known: dict[str, dict[str, Any]]
+
+
+@contextmanager
+def new_checkpoint(run: Path, images: int, state: Mapping[str, Any]) -> Iterator[Draft]:
+    """Yield a folder to put files in; on success state.json and the manifest join them, all is flushed to
+    disk and renamed to its place. Holds the lock of the run's checkpoints. CheckpointError if it fails."""
     try:
         document = json.dumps(state, indent=1) + "\n"
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the state of a checkpoint should be JSON: {_one_line(error)}") from error
+        raise ValueError(f"the state of a checkpoint should be JSON: {one_line(error)}") from error
     path = checkpoint_path(run, images)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path.parent), atomic_directory(path) as folder:
-            for entry, group in tensors.items():
-                save_file(_plain(group), folder / f"{entry}.safetensors", metadata={"format": "pt"})
+            draft = Draft(folder, {})
+            yield draft
             (folder / STATE).write_text(document, encoding="utf-8")
-            files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
+            files = {file.name: draft.known.get(file.name) for file in sorted(folder.iterdir())}
+            files = {name: known or fingerprint(folder / name) for name, known in files.items()}
             manifest = {"format": FORMAT, "images": images, "files": files}
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
             for file in folder.iterdir():
-                _flush(file)
-            _flush(folder)
-        _flush(path.parent)
+                flush(file)
+            flush(folder)
+        flush(path.parent)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} cannot be written: {_one_line(error)}; earlier checkpoints are intact, "
+            f"{path} cannot be written: {one_line(error)}; earlier checkpoints are intact, "
             f"make room on this disk, then resume"
         ) from error
-    return path
+
+
+def check_entries(entries: Iterable[str]) -> None:
+    """ValueError for what cannot name a file of a checkpoint."""
+    for entry in entries:
+        if not _ENTRY.fullmatch(entry):
+            raise ValueError(f"'{entry}' cannot name a file of a checkpoint; use letters, digits, _ and -")
+
+
+def write_entry(file: Path, group: Mapping[str, Tensor]) -> None:
+    """Named tensors, on any device, as a safetensors file. OSError or SafetensorError if that fails."""
+    save_file(_plain(group), file, metadata={"format": "pt"})
 
 
 def verify_checkpoint(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose every file has the right size and checksum, or CheckpointError."""
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
         try:
-            found = _fingerprint(path / name)
+            found = fingerprint(path / name)
         except FileNotFoundError:
-            raise _damaged(path, f"{name} is missing") from None
+            raise damaged(path, f"{name} is missing") from None
         except OSError as error:
-            raise _unreadable(path / name, error) from error
+            raise unreadable(path / name, error) from error
         if found != expected:
             same_size = found["bytes"] == expected["bytes"]
             sizes = f"{found['bytes']} bytes instead of {expected['bytes']}"
-            raise _damaged(path, f"{name} has {'the wrong checksum' if same_size else sizes}")
+            raise damaged(path, f"{name} has {'the wrong checksum' if same_size else sizes}")
     return manifest
 
 
@@ -122,7 +151,7 @@ def load_checkpoint(path: Path, *, verified: bool = False) -> tuple[Tensors, dic
         raise CheckpointError(
             f"{path} is not a folder; give one of the folders under {CHECKPOINTS}/ of a run"
         )
-    manifest = _read_manifest(path) if verified else verify_checkpoint(path)
+    manifest = read_manifest(path) if verified else verify_checkpoint(path)
     tensors: Tensors = {}
     try:
         for name in manifest["files"]:
@@ -130,9 +159,9 @@ def load_checkpoint(path: Path, *, verified: bool = False) -> tuple[Tensors, dic
                 tensors[name.removesuffix(".safetensors")] = load_file(path / name)
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (SafetensorError, ValueError) as error:
-        raise _damaged(path, _one_line(error)) from error
+        raise damaged(path, one_line(error)) from error
     return tensors, state
 
 
@@ -206,7 +235,7 @@ def _remove(paths: Iterable[Path]) -> list[Path]:
         try:
             os.replace(path, hidden)
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be removed: {_one_line(error)}; check its owner") from error
+            raise CheckpointError(f"{path} cannot be removed: {one_line(error)}; check its owner") from error
         shutil.rmtree(hidden, ignore_errors=True)
         removed.append(path)
     return removed
@@ -240,7 +269,8 @@ def _plain(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
     with open(path, "rb") as file:
         return {
             "bytes": os.fstat(file.fileno()).st_size,
@@ -248,18 +278,19 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         }
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a checkpoint's folder should hold; CheckpointError where it does not say."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         version = manifest["format"]
         if version == FORMAT and not {STATE} <= manifest["files"].keys():
             raise KeyError(STATE)
     except FileNotFoundError:
-        raise _damaged(path, f"it has no {MANIFEST}") from None
+        raise damaged(path, f"it has no {MANIFEST}") from None
     except OSError as error:
-        raise _unreadable(path / MANIFEST, error) from error
+        raise unreadable(path / MANIFEST, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"{MANIFEST} cannot be read: {_one_line(error)}") from error
+        raise damaged(path, f"{MANIFEST} cannot be read: {one_line(error)}") from error
     if version != FORMAT:
         raise CheckpointError(
             f"{path} is of format {version}, this version reads {FORMAT}; use the one that wrote it"
@@ -270,23 +301,25 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _looks_whole(path: Path) -> bool:
     """All files are there with their sizes; checksums are not computed."""
     try:
-        files = _read_manifest(path)["files"]
+        files = read_manifest(path)["files"]
         return all((path / name).stat().st_size == entry["bytes"] for name, entry in files.items())
     except (CheckpointError, OSError):
         return False
 
 
-def _damaged(path: Path, why: str) -> DamagedCheckpointError:
+def damaged(path: Path, why: str) -> DamagedCheckpointError:
+    """The error for a checkpoint that is not what was written."""
     return DamagedCheckpointError(
         f"{path} is damaged: {why}; delete it and resume from an earlier checkpoint"
     )
 
 
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read: {_one_line(error)}; check its permissions and the disk")
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error for a file that the disk or its owner withholds."""
+    return CheckpointError(f"{path} cannot be read: {one_line(error)}; check its permissions and the disk")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -295,5 +328,6 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -84,6 +84,18 @@ class Ranks:
             torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(parts, bucket, strict=True)])
 
     @torch.no_grad()
+    def sum_across_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks, a new tensor without history."""
+        total = tensor.detach().clone()
+        if self._joined():
+            distributed.all_reduce(total)
+        return total
+
+    def total(self, count: int) -> int:
+        """The sum of whole numbers over the ranks."""
+        return int(self.sum_across_ranks(torch.tensor(count, dtype=torch.int64, device=self.device)))
+
+    @torch.no_grad()
     def mean_across_ranks(self, tensor: Tensor) -> Tensor:
         """The mean over the ranks, a new tensor without history."""
         mean = tensor.detach().clone()

@@ -78,13 +78,20 @@ class NonFiniteGuard:
 
     @torch.no_grad()
     def clean(
-        self, gradients: Iterable[Tensor | None], images: int = 0, last_checkpoint: Path | None = None
+        self,
+        gradients: Iterable[Tensor | None],
+        images: int = 0,
+        last_checkpoint: Path | None = None,
+        *,
+        total: Callable[[int], int] = int,
     ) -> int:
         """Between the backward pass (and the exchange of gradients) and the optimiser step: put 0 where a
-        gradient is not finite, return how many numbers that were. Raises NonFiniteError at the
+        gradient is not finite, return how many numbers that were. `total` sums that number over ranks that
+        hold parts of the gradients each, so that all agree. Raises NonFiniteError at the
         `max_consecutive`-th such step in a row."""
         present = [gradient for gradient in gradients if gradient is not None and gradient.numel()]
         bad = 0 if _surely_finite(present) else sum(int((~torch.isfinite(g)).sum()) for g in present)
+        bad = total(bad)
         if not bad:
             self.consecutive = 0
             return 0

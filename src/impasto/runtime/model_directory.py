@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from impasto.runtime.files import atomic_directory
+from impasto.runtime.safetensors_stream import write_tensors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1
@@ -29,16 +30,16 @@ def is_model_directory(path: Path) -> bool:
 def save_model(
     path: Path, family: str, config: Mapping[str, Any], state: Mapping[str, Tensor], card: str
 ) -> None:
-    """Write a whole model directory atomically. Refuses to replace a folder that is not a model."""
+    """Write a whole model directory atomically. Refuses to replace a folder that is not a model. Sharded
+    tensors are gathered one at a time, as `write_tensors` says."""
     path = Path(path)
     if path.is_dir() and any(path.iterdir()) and not is_model_directory(path):
         raise ModelDirectoryError(f"{path} exists and is not a model directory; choose another folder")
     if path.is_file():
         raise ModelDirectoryError(f"{path} is a file; choose a folder")
     document = {"family": family, "format": FORMAT, **config}
-    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     with atomic_directory(path) as folder:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(folder / WEIGHTS, state)
         (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card, encoding="utf-8")
 
