@@ -33,7 +33,7 @@ def run_aurora_scenes_32() -> AuroraRun:
             text_layers=1,
             text_width=192,
             text_learning_rate_multiplier=1.0,  # as in the generator
-            deviation_group=4,  # without it noises gave nearly the same picture; not shown to help yet
+            deviation_group=4,  # without it noises gave nearly the same picture
         ),
         # Another sample's caption nearly always names another colour, which teaches nothing about shapes.
         data=SceneOptions(max_objects=1, textures=False, near_misses=0.5),
