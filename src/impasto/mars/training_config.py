@@ -102,6 +102,10 @@ class StageTraining:
     pictures: int = 16_000  # whose codes are extracted, once; seen again in another order every epoch
     captions_per_picture: int = 4  # phrasings of a picture, one of them drawn each time
     shard_pictures: int = 4_096  # in one file of codes
+    lora_rank: int = (
+        0  # adapters on the visual expert's linear layers, which then stay as they start; 0: none
+    )
+    lora_alpha: float = 16.0  # alpha / rank scales an adapter (peft's custom)
     prefix_cache_mebibytes: int = 256  # keys and values of captions that are kept; 0: none
     checkpoint_activations: bool = False  # compute the visual path's activations again in the backward pass
     bfloat16: bool = False  # autocast; weights, optimiser and losses stay in fp32
@@ -121,7 +125,9 @@ class StageTraining:
         for name in ("image_to_text", "caption_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should be in [0, 1)")
-        for name in ("prefix_cache_mebibytes", "z_loss_weight", "image_to_text_image_weight"):
+        if self.lora_alpha <= 0:
+            raise ConfigError(f"training.lora_alpha={self.lora_alpha} should be above 0")
+        for name in ("lora_rank", "prefix_cache_mebibytes", "z_loss_weight", "image_to_text_image_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should not be negative")
         size = self.micro_batch or self.batch
