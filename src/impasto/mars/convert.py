@@ -152,7 +152,11 @@ def visual_state(model: MarsModel) -> dict[str, Tensor]:
 def load_visual_state(model: MarsModel, state: Mapping[str, Tensor]) -> None:
     """Give a model the trained tensors of another, in place. Raises ValueError naming the first tensor that
     is missing, unknown or of another shape; then nothing has changed."""
-    targets = visual_state(model)
+    load_state(visual_state(model), state)
+
+
+def load_state(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy tensors into others of the same names, in place. Errors as for `load_visual_state`."""
     _check_names(state, {name: tuple(target.shape) for name, target in targets.items()}, "visual checkpoint")
     with torch.no_grad():
         for name, target in targets.items():

@@ -109,7 +109,7 @@ def _parts(preset: str, run: StageRun, options: LaunchOptions, *, resuming: bool
     family = preset_of(preset).partition("/")[0]
     tokenizer = load_tokenizer(_place(run.tokenizer, "tokenizer", fallback, family))
     language = load_language(_place(run.language, "language", fallback, family))
-    found = Parts(tokenizer, language, None if resuming else initial)
+    found = Parts(tokenizer, language, initial if not resuming or run.training.lora_rank else None)
     if initial is not None and not resuming:
         _check_same_tokenizer(found.tokenizer, str(earlier))
     return found

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from impasto.config import to_dict
 from impasto.mars.directories import MarsParts, MarsPipelineConfig, TokenizerPart
+from impasto.mars.lora import has_adapters, without_adapters
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.run_folder import RunLog
 from impasto.mars.training_state import StageState
@@ -82,11 +83,19 @@ class StageRecorder:
             "tokens_seen": state.tokens,
             "data": {"scenes": to_dict(state.run.data)},
         }
-        self.pipe.save_pretrained(self.log.out / "model")
+        self._whole(state).save_pretrained(self.log.out / "model")
         self.log.finish_checkpoint(state.run.training.keep_checkpoints)
 
     def _takes_part(self, state: StageState) -> bool:
         return self.log.ranks.is_main or state.shards is not None
+
+    def _whole(self, state: StageState) -> MarsPipeline:
+        """The pipeline; adapters, if there are any, merged into their layers."""
+        pipe = self.pipe
+        if not has_adapters(state.model):
+            return pipe
+        parts = MarsParts(without_adapters(state.model), pipe.parts.tokenizer)
+        return MarsPipeline(parts, pipe.config, pipe.tokeniser, name=pipe.name, provenance=pipe.provenance)
 
     def _describe(self, state: StageState) -> None:
         """A sheet of pictures under what the model says of them."""

@@ -104,6 +104,9 @@ class StageTraining:
     shard_pictures: int = 4_096  # in one file of codes
     prefix_cache_mebibytes: int = 256  # keys and values of captions that are kept; 0: none; never if sharded
     shard_model: bool = False  # FSDP2: share parameters, gradients and optimiser out among the ranks
+    # Adapters on the visual expert's linear layers, which then stay as they start; 0: none.
+    lora_rank: int = 0
+    lora_alpha: float = 16.0  # alpha / rank scales an adapter (peft's custom)
     checkpoint_activations: bool = False  # compute the visual path's activations again in the backward pass
     bfloat16: bool = False  # autocast; weights, optimiser and losses stay in fp32
     validation_pictures: int = 256
@@ -122,7 +125,11 @@ class StageTraining:
         for name in ("image_to_text", "caption_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should be in [0, 1)")
-        for name in ("prefix_cache_mebibytes", "z_loss_weight", "image_to_text_image_weight"):
+        if self.lora_alpha <= 0:
+            raise ConfigError(f"training.lora_alpha={self.lora_alpha} should be above 0")
+        if self.lora_rank and self.shard_model:
+            raise ConfigError("training.lora_rank and training.shard_model do not go together; choose one")
+        for name in ("lora_rank", "prefix_cache_mebibytes", "z_loss_weight", "image_to_text_image_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should not be negative")
         size = self.micro_batch or self.batch

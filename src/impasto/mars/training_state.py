@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 from impasto.config import ConfigError, diff, to_dict
 from impasto.mars.convert import base_fingerprint, from_language, load_visual_state, visual_state
 from impasto.mars.directories import LanguagePart, TokenizerPart
+from impasto.mars.lora import add_adapters, load_trained_state, trained_state, wrapped_fingerprint
 from impasto.mars.prefix import PrefixStore
 from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.semvie import MarsModel
@@ -90,6 +91,8 @@ class StageState:
             if base_fingerprint(initial) != base_fingerprint(model):
                 raise ConfigError("--init-from was trained on another language model than this run's")
             load_visual_state(model, visual_state(initial))
+        if training.lora_rank:
+            add_adapters(model, training.lora_rank, training.lora_alpha, seed=training.seed)
         model.train()
         model.checkpoint_activations = training.checkpoint_activations
         fingerprint = base_fingerprint(model)
@@ -113,6 +116,7 @@ class StageState:
                 "tokenizer": tokenizer.fingerprint,
                 "language": fingerprint,
                 "text tokeniser": text_fingerprint(language.tokeniser),
+                **({"start (--init-from)": wrapped_fingerprint(model)} if training.lora_rank else {}),
             },
             shards=shards,
         )
@@ -134,7 +138,7 @@ class StageState:
             "guard": self.guard.state_dict(),
             "means": self.means.state_dict(),
         }
-        tensors = {"visual": visual_state(self.model), "visual_optimizer": moments}
+        tensors = {"visual": trained_state(self.model), "visual_optimizer": moments}
         if self.shards is None:
             self.last_checkpoint = save_checkpoint(out, self.images, tensors, document)
         else:
@@ -149,7 +153,7 @@ class StageState:
         if changed:
             raise ConfigError(f"{checkpoint} was trained with another {changed[0]}; choose another --out")
         try:
-            load_visual_state(self.model, tensors["visual"])
+            load_trained_state(self.model, tensors["visual"])
         except ValueError as error:
             raise CheckpointError(f"{checkpoint} is of another network: {error}") from None
         moments, options = tensors["visual_optimizer"], state["visual_optimizer"]

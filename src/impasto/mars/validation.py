@@ -1,5 +1,7 @@
 """What is measured on scenes that a run never trains on: likelihoods, residual norms, the oracle's scores."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -8,10 +10,11 @@ from impasto.mars.analysis import Drift, measure_drift
 from impasto.mars.codes import resolution_of
 from impasto.mars.directories import TokenizerPart
 from impasto.mars.pipeline import MarsPipeline
+from impasto.mars.prompts import PromptTokeniser
+from impasto.mars.semvie import MarsModel
 from impasto.mars.sequence import SequenceBatch, image_to_text, text_to_image
 from impasto.mars.texts import CaptionSource
 from impasto.mars.training_config import StageRun
-from impasto.mars.training_state import StageState
 from impasto.mars.vq_training import extract_codes
 from impasto.metrics.scene_captions import is_true
 from impasto.pictures import to_images
@@ -19,6 +22,15 @@ from impasto.pictures import to_images
 SUFFIXES = {"train": "", "heldout": "_heldout"}  # split of the scenes: suffix of the metric
 BATCH = 32
 VALIDATION_SHIFT, SCORE_SHIFT = 1, 2  # added to a run's seed, for scenes of their own
+
+
+class Reader(Protocol):
+    """A model and what turns texts into its ids: the state of a run is one."""
+
+    @property
+    def model(self) -> MarsModel: ...
+    @property
+    def prompts(self) -> PromptTokeniser: ...
 
 
 class Validation:
@@ -37,7 +49,7 @@ class Validation:
         self.pictures = asked.batch(range(training.sample_prompts))[0]
 
     @torch.no_grad()
-    def likelihoods(self, state: StageState) -> dict[str, float]:
+    def likelihoods(self, state: Reader) -> dict[str, float]:
         """Mean negative log-likelihoods in nats, of codes given captions and of words given pictures. The end
         of a picture is known and does not count."""
         image, text = _Mean(), _Mean()
@@ -56,12 +68,16 @@ class Validation:
             f"validation{self.suffix}/text_token_nll": text.value,
         }
 
-    def drift(self, state: StageState) -> dict[str, float]:
+    def drift(self, state: Reader) -> dict[str, float]:
         """Root mean squares of the residual stream by modality and depth, and the signs of drift."""
-        found = measure_drift(state.model, self._drawn(state))
+        found = self.residuals(state)
         return {**_residuals(found), "drift/first_entropy": found.first_entropy} | {
             "drift/largest_image_logit": found.largest_image_logit
         }
+
+    def residuals(self, state: Reader) -> Drift:
+        """`measure_drift` on the first pictures and their captions."""
+        return measure_drift(state.model, self._drawn(state))
 
     def scores(self, pipe: MarsPipeline) -> dict[str, float]:
         """The oracle's: of pictures drawn for prompts, and how many captions of true pictures are true."""
@@ -69,18 +85,19 @@ class Validation:
         judged = score_images(pictures, self.prompts)
         values = {"overall": judged.overall, "unreadable": judged.unreadable / judged.total}
         if self.run.training.image_to_text:
-            values["captions_true"] = self._true_captions(pipe)
+            true = self.true_captions(pipe)
+            values["captions_true"] = sum(true) / len(true)
         return {f"score{self.suffix}/{name}": float(value) for name, value in values.items()}
 
-    def _true_captions(self, pipe: MarsPipeline) -> float:
+    def true_captions(self, pipe: MarsPipeline) -> list[bool]:
+        """Of each picture that a prompt was taken from: whether what the model says of it holds."""
         texts = pipe.caption(self.pictures)
-        true = [is_true(text, shown) for text, shown in zip(texts, to_images(self.pictures), strict=True)]
-        return sum(true) / len(true)
+        return [is_true(text, shown) for text, shown in zip(texts, to_images(self.pictures), strict=True)]
 
-    def _captions(self, state: StageState, start: int) -> list[list[int]]:
+    def _captions(self, state: Reader, start: int) -> list[list[int]]:
         return [state.prompts.encode(text) for text in self.captions[start : start + BATCH]]
 
-    def _drawn(self, state: StageState) -> SequenceBatch:
+    def _drawn(self, state: Reader) -> SequenceBatch:
         captions = self._captions(state, 0)
         return text_to_image(self.run.model, captions, self.codes[:BATCH], level=self.run.level)
 

@@ -1,0 +1,258 @@
+"""The paper's ablations at small size, one resumable command:
+
+    python -m impasto.mars.ablation --out runs/ablation --seeds 0,1,2
+
+Each cell and seed is one shortened run of stage I, by the code path of `impasto train`, and leaves one JSON
+file. Repeat the command after it was stopped: what is finished is skipped, what was begun goes on bit for
+bit.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from impasto.config import ConfigError, first_line, nearest, to_dict
+from impasto.mars.ablation_measures import measure_run, training_seconds, versions
+from impasto.mars.ablation_table import read_result, table
+from impasto.mars.codes import CODES
+from impasto.mars.convert import base_fingerprint, from_language
+from impasto.mars.directories import LanguagePart, TokenizerPart, load_language, load_tokenizer
+from impasto.mars.launch import find_run, launch
+from impasto.mars.run_folder import LaunchOptions
+from impasto.mars.runs import RUNS
+from impasto.mars.texts import text_fingerprint
+from impasto.mars.training_config import StageRun
+from impasto.runtime.files import atomic_directory, atomic_write_text
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the ablation: settings on top of stage I, and what they are."""
+
+    settings: tuple[str, ...]
+    summary: str
+
+
+CELLS = {
+    "published": Cell((), "a visual expert beside the frozen language model, both tasks, W_O split"),
+    "shared-weights": Cell(
+        ("model.visual.experts=shared",), "one trained set of weights for both modalities (Table 3, Figure 5)"
+    ),
+    "without-image-to-text": Cell(("training.image_to_text=0",), "drawing alone"),
+    "shared-output-projection": Cell(
+        ("model.visual.output_projection=shared",), "W_O of the frozen language expert for both"
+    ),
+}
+# Measured for mars-nano at one thread, in seconds of processor time: a step of 2,560 tokens 0.54 to 0.62,
+# codes of 16,000 pictures 32, the evaluation 36. So 600 steps make about 460 s of the ten minutes.
+DEFAULT_TOKENS = 1_536_000
+CHECKPOINTS = 5  # in a run
+TRAINING_PROMPTS = 8  # scored inside a run; the evaluation asks for more
+DEFAULT_PROMPTS = 200  # of each split, in the evaluation: intervals of about +-0.05
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What all cells have in common."""
+
+    out: Path
+    results: Path
+    preset: str  # a training preset such as mars-nano/stage1
+    settings: tuple[str, ...]
+    tokens: int
+    prompts: int
+    tokenizer: TokenizerPart
+    language: LanguagePart
+
+    def run_of(self, cell: str, seed: int) -> StageRun:
+        """The run of a cell; its own settings win over those given for all."""
+        base = find_run(self.preset, self.settings)
+        if not isinstance(base, StageRun):
+            raise ConfigError(f"--preset should have a stage1; {self.preset} is none")
+        budget = budget_settings(base, self.tokens)
+        own = (f"training.seed={seed}", *CELLS[cell].settings)
+        run = find_run(self.preset, (*budget, *self.settings, *own))
+        assert isinstance(run, StageRun)
+        return run
+
+    def folder_of(self, cell: str, seed: int) -> Path:
+        return self.out / f"{cell}-seed{seed}"
+
+    def result_of(self, cell: str, seed: int) -> Path:
+        return self.results / f"{cell}-seed{seed}.json"
+
+
+def budget_settings(run: StageRun, tokens: int) -> tuple[str, ...]:
+    """Settings that shorten a stage to about so many image tokens, with a few checkpoints and pictures at its
+    two ends alone."""
+    step = run.training.batch * run.image_length
+    between = max(math.ceil(tokens / (step * CHECKPOINTS)), 1) * step
+    total = between * CHECKPOINTS
+    values = {"tokens": total, "sample_every": total, "checkpoint_every": between, "log_every": between}
+    values["sample_prompts"] = TRAINING_PROMPTS
+    return tuple(f"training.{name}={value}" for name, value in values.items())
+
+
+def run_cell(ablation: Ablation, cell: str, seed: int, say: Callable[[str], None] = print) -> str:
+    """Train and measure one cell, unless that is done. Returns "finished", or why its training stopped
+    before. Raises ConfigError where the folder or the file holds something else."""
+    run, file = ablation.run_of(cell, seed), ablation.result_of(cell, seed)
+    described = _describe(ablation, run, cell, seed)
+    if file.is_file():
+        _check_same(file, described)
+        say(f"{cell}, seed {seed}: finished before, {file}")
+        return "finished"
+    folder = ablation.folder_of(cell, seed)
+    _share_codes(ablation.out, folder, seed)
+    say(f"{cell}, seed {seed}: {CELLS[cell].summary}; {run.training.tokens:,} tokens in {folder}")
+    reason = launch(ablation.preset, run, LaunchOptions(out=folder))
+    if reason != "finished":
+        return reason
+    started = time.perf_counter()
+    measured = measure_run(run, folder, ablation.language, ablation.tokenizer, ablation.prompts)
+    seconds = {"training": training_seconds(folder), "evaluation": time.perf_counter() - started}
+    document = _finite({**described, "measured": measured, "seconds": seconds, "versions": versions()})
+    atomic_write_text(file, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    say(f"{cell}, seed {seed}: {file}")
+    return "finished"
+
+
+def _describe(ablation: Ablation, run: StageRun, cell: str, seed: int) -> dict[str, Any]:
+    """What decides a result. Parts are named by what they are, not by where they lie."""
+    settings = to_dict(run)
+    for place in ("tokenizer", "language"):
+        del settings[place]
+    language = ablation.language
+    return {
+        "cell": cell,
+        "seed": seed,
+        "preset": ablation.preset,
+        "tokens": run.training.tokens,
+        "prompts": ablation.prompts,
+        "settings": settings,
+        "parts": {
+            "tokenizer": ablation.tokenizer.fingerprint,
+            "language": base_fingerprint(from_language(language.state, run.model)),
+            "text tokeniser": text_fingerprint(language.tokeniser),
+        },
+    }
+
+
+def _check_same(file: Path, described: Mapping[str, Any]) -> None:
+    found = read_result(file)
+    expected = json.loads(json.dumps(described))
+    for name in ("preset", "parts", "prompts", "settings"):
+        if found.get(name) != expected[name]:
+            raise ConfigError(f"{file} is of another {name}; choose another --results, or delete the file")
+
+
+def _share_codes(out: Path, folder: Path, seed: int) -> None:
+    """Codes of a seed's pictures serve all its cells; a run checks that they are what it needs."""
+    if (folder / CODES).is_dir():
+        return
+    for found in sorted(out.glob(f"*-seed{seed}/{CODES}")):
+        with atomic_directory(folder / CODES) as temporary:
+            shutil.copytree(found, temporary, dirs_exist_ok=True)
+        return
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity: null instead."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _part(name: str, given: str | None, family: str, out: Path) -> str:
+    """Where a frozen part lies; without one given it is trained, or finished, in `out`."""
+    if given is not None:
+        return given
+    preset, folder = f"{family}/{name}", out / name
+    reason = launch(preset, find_run(preset, ()), LaunchOptions(out=folder))
+    if reason != "finished":
+        raise ConfigError(f"{folder} stopped: {reason}; repeat the command to go on")
+    return str(folder)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m impasto.mars.ablation", description=__doc__.split(":")[0]
+    )
+    parser.add_argument("--out", type=Path, help="folder of the runs")
+    parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
+    parser.add_argument("--seeds", default="0,1,2", help="by commas (default 0,1,2)")
+    parser.add_argument("--preset", default="mars-nano", help="whose stage1 is shortened (default mars-nano)")
+    parser.add_argument("--tokens", type=int, default=DEFAULT_TOKENS, help="image tokens of a run")
+    parser.add_argument("--prompts", type=int, default=DEFAULT_PROMPTS, help="asked of each split at the end")
+    parser.add_argument(
+        "--tokenizer", help="a run of the image tokenizer (default: trained in OUT/tokenizer)"
+    )
+    parser.add_argument("--language", help="a run of the language model (default: trained in OUT/language)")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="A.B=C")
+    parser.add_argument("--results", type=Path, help="folder of the JSON files (default OUT/results)")
+    parser.add_argument("--table", action="store_true", help="print a table of the results, and run nothing")
+    return parser.parse_args(argv)
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    out, results = arguments.out, arguments.results
+    if out is None and (results is None or not arguments.table):
+        raise ConfigError("--out is needed: the folder of the runs")
+    results = results or out / "results"
+    if arguments.table:
+        print(table(results, CELLS))
+        return 0
+    cells = arguments.cells.split(",")
+    for cell in cells:
+        if cell not in CELLS:
+            raise ConfigError(f"no cell '{cell}'; {nearest(cell, CELLS)}")
+    if not all(seed.isdecimal() for seed in arguments.seeds.split(",")):
+        raise ConfigError(f"--seeds {arguments.seeds} should be whole numbers with commas between")
+    for name in ("tokens", "prompts"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"--{name} {getattr(arguments, name)} should be at least 1")
+    preset = f"{arguments.preset}/stage1"
+    if preset not in RUNS:
+        families = {name.partition("/")[0] for name in RUNS}
+        raise ConfigError(f"--preset {arguments.preset} has no stage1; {nearest(arguments.preset, families)}")
+    places = [_part(n, getattr(arguments, n), arguments.preset, out) for n in ("tokenizer", "language")]
+    ablation = Ablation(
+        out=out,
+        results=results,
+        preset=preset,
+        settings=(f"tokenizer={places[0]}", f"language={places[1]}", *arguments.settings),
+        tokens=arguments.tokens,
+        prompts=arguments.prompts,
+        tokenizer=load_tokenizer(places[0]),
+        language=load_language(places[1]),
+    )
+    for seed in map(int, arguments.seeds.split(",")):
+        for cell in cells:
+            reason = run_cell(ablation, cell, seed)
+            if reason != "finished":
+                print(f"stopped: {reason}; repeat the command to go on")
+                return 1
+    print(table(results, CELLS))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the ablation; expected errors become one line on stderr and exit status 2."""
+    try:
+        return _ablate(parse(argv))
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"ablation: error: {first_line(error)}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
