@@ -30,15 +30,16 @@ def add_adapters(model: MarsModel, rank: int, alpha: float, *, seed: int = 0) ->
         )
     from peft import LoraConfig, inject_adapter_in_model
 
+    layers: Any = model.layers
     linear = [
         name
-        for name, module in model.layers.named_modules()
+        for name, module in layers.named_modules()
         if isinstance(module, nn.Linear) and is_visual(name)
     ]
     config: Any = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear, lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model.layers, adapter_name=ADAPTER)
+        inject_adapter_in_model(config, layers, adapter_name=ADAPTER)
     train_only(model, "visual")
     for name, parameter in model.named_parameters():
         if BASE in name.split("."):
