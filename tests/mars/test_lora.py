@@ -104,6 +104,8 @@ def test_rank_and_alpha_are_checked():
     for setting in ("training.lora_rank=-1", "training.lora_alpha=0"):
         with pytest.raises(ConfigError, match=setting.split("=")[0]):
             override(RUNS["mars-debug/stage1"](), [setting])
+    with pytest.raises(ConfigError, match="do not go together"):
+        override(RUNS["mars-debug/stage1"](), ["training.lora_rank=2", "training.shard_model=true"])
 
 
 @pytest.fixture(scope="module")
