@@ -9,7 +9,6 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from sets import add, pairs, picture, write_folder, write_metadata, write_shards
 
 from impasto.data.opening import open_data
 from impasto.data.options import DatasetOptions
@@ -17,6 +16,7 @@ from impasto.data.records import BadSampleError, DataError
 from impasto.data.shard_index import FOLDER
 from impasto.data.source import DataSource
 from impasto.data.transforms import decode, fit
+from tests.data.sets import add, pairs, picture, write_folder, write_metadata, write_shards
 
 TOLERANT = DatasetOptions(max_bad=0.9, workers=0)
 

@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 import torch
-from sets import pairs, write_datasets, write_folder, write_metadata, write_shards
 
 from impasto.config import ConfigError
 from impasto.data.opening import open_data, resolve
 from impasto.data.options import DatasetOptions
 from impasto.data.records import Caption, DataError, Faults, Record
 from impasto.data.source import DataSource
+from tests.data.sets import pairs, write_datasets, write_folder, write_metadata, write_shards
 
 SIDE = 8
 

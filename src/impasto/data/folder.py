@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from impasto.data.options import Format
 from impasto.data.records import (
     PICTURE_SUFFIXES,
     UNKNOWN_LANGUAGE,
@@ -25,7 +26,7 @@ LANGUAGE_SUFFIX = re.compile(r"\.([a-z]{2}(?:-[A-Za-z]{2,4})?)\.txt\Z")
 class FolderRecords:
     """Numbered by the path within the folder, in the order of its code points."""
 
-    format = "folder"
+    format: Format = "folder"
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.faults = Path(folder), Faults()

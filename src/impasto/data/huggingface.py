@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from impasto.config import first_line, nearest
+from impasto.data.options import Format
 from impasto.data.records import BadSampleError, DataError, Faults, Record, captions_of
 
 MARKS = ("dataset_dict.json", "state.json")
@@ -12,7 +13,7 @@ MARKS = ("dataset_dict.json", "state.json")
 class DatasetRecords:
     """Numbered as the rows are. Pictures come as the bytes that were stored; nothing is decoded here."""
 
-    format = "datasets"
+    format: Format = "datasets"
 
     def __init__(
         self, folder: Path, split: str = "train", picture_column: str = "", caption_column: str = ""

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from impasto.data.folder import read_file
+from impasto.data.options import Format
 from impasto.data.records import BadSampleError, DataError, Faults, Record, captions_of
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -20,7 +21,7 @@ LINES_A_BATCH = 4096
 class MetadataRecords:
     """Numbered as the rows of the table. The table is held in memory."""
 
-    format = "metadata"
+    format: Format = "metadata"
 
     def __init__(self, folder: Path, caption_column: str = "") -> None:
         self.folder, self.faults = Path(folder), Faults()

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from impasto.data.options import Format
+
 UNKNOWN_LANGUAGE = "und"  # as BCP 47 writes it
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_FIELDS = ("captions", "caption", "texts", "text")
@@ -84,7 +86,7 @@ class Records(Protocol):
     `fingerprint`: changes when the numbering of the samples may have changed."""
 
     @property
-    def format(self) -> str: ...
+    def format(self) -> Format: ...
     @property
     def faults(self) -> Faults: ...
     @property

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from impasto.data.options import Format
 from impasto.data.records import Caption, DataError, Faults, Record
 from impasto.data.scenes import caption, render, sample_scene
 
@@ -15,7 +16,7 @@ SIDE = 64
 class SceneRecords:
     """Scene n, as a PNG file of `side` pixels, is a function of (seed, n)."""
 
-    format = "scenes"
+    format: Format = "scenes"
 
     def __init__(self, count: int, side: int = SIDE, seed: int = 0) -> None:
         self.count, self.side, self.seed, self.faults = count, side, seed, Faults()

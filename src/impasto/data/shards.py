@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from impasto.data.options import Format
 from impasto.data.records import (
     UNKNOWN_LANGUAGE,
     BadSampleError,
@@ -28,7 +29,7 @@ class ShardRecords:
     """Numbered by the names of the tar files, then by their order within. Any sample is one read at a known
     place: `shard_index` holds the places, in a file that is mapped, not loaded."""
 
-    format = "webdataset"
+    format: Format = "webdataset"
 
     def __init__(self, source: Path, cache: Path | None = None, caption_column: str = "") -> None:
         self.shards = find_shards(Path(source))

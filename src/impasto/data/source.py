@@ -120,8 +120,8 @@ class DataSource:
                 if len(passed) > self._allowed:
                     break
         faults = Faults()
-        for bad in passed:
-            faults.add(bad.reason, bad.name)
+        for found in passed:
+            faults.add(found.reason, found.name)
         raise self._too_many(faults)
 
     def _read(self, index: int, position: int) -> tuple[np.ndarray, str, str]:
