@@ -90,6 +90,8 @@ def _claim(out: Path, made_of: dict[str, Any]) -> None:
     changed = [name for name, value in made_of.items() if found.get(name) != value]
     if changed:
         raise DataError(f"{out} was packed with another {changed[0]}; choose another folder, or delete it")
+    for leftover in (*out.glob(".*.tmp"), *(out / NOTES).glob(".*.tmp")):  # of a pack that was killed
+        leftover.unlink()
 
 
 def _shard(records: Records, out: Path, number: int, size: int, options: DatasetOptions) -> dict[str, Any]:
