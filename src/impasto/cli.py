@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from impasto import __version__
 from impasto.assets import MissingAssetError
 from impasto.config import ConfigError, first_line
+from impasto.data.command import add_verbs as add_data_verbs
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(verbs)
     _add_caption(verbs)
     _add_train(verbs)
+    _add_data(verbs)
     _add_evaluate(verbs)
     _add_list(verbs)
     _add_info(verbs)
@@ -110,7 +112,9 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         "Ctrl-C and on SIGTERM; the same command goes on where it stopped."
     )
     verb.add_argument("preset", metavar="PRESET", help="training preset, or a saved config.json")
-    verb.add_argument("--data", default="scenes", help="what to train on (default scenes, drawn endlessly)")
+    verb.add_argument(
+        "--data", default="scenes", help="scenes (default, drawn endlessly) or a set of pictures"
+    )
     verb.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     verb.add_argument(
         "--resume", choices=("auto", "never"), default="auto", help="go on with a run that is there (auto)"
@@ -127,6 +131,10 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         "--log-to", action="append", default=[], choices=("tensorboard", "wandb"), help="also log there"
     )
     _add_settings(verb)
+
+
+def _add_data(verbs: argparse._SubParsersAction) -> None:
+    add_data_verbs(verbs.add_parser("data", help="Check and pack sets of captioned pictures."))
 
 
 def _add_evaluate(verbs: argparse._SubParsersAction) -> None:

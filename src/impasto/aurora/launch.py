@@ -1,7 +1,10 @@
 """From a preset's name to a trained run: what `impasto train` calls."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +18,11 @@ from impasto.aurora.trainer import train
 from impasto.aurora.training_config import AuroraRun
 from impasto.aurora.training_state import TrainingState
 from impasto.config import ConfigError, diff, nearest, override, to_dict
+from impasto.data.opening import resolve
+from impasto.data.records import Records
 from impasto.data.scene_source import SceneSource
 from impasto.data.scenes import score_images
+from impasto.data.source import DataSource
 from impasto.runtime.checkpoint import (
     clean_leftovers,
     images_of,
@@ -26,6 +32,7 @@ from impasto.runtime.checkpoint import (
 )
 from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks
+from impasto.runtime.files import atomic_write_text
 from impasto.runtime.guards import Deadline, Graceful
 from impasto.runtime.loop import LaunchOptions
 from impasto.runtime.model_directory import is_model_directory
@@ -33,6 +40,13 @@ from impasto.runtime.sinks import make_sinks
 from impasto.text import load_encoder
 
 EVALUATION_PROMPTS = 64
+FIXED_PROMPTS = 6
+BAD_SAMPLES = "bad-samples.json"  # in a run's folder
+# How long a run is, where it writes and where its data lie may change; what it computes may not.
+FREE = (
+    "training.images", "training.keep_checkpoints", "training.log_every",
+    "dataset.source", "dataset.workers", "dataset.cache", "dataset.max_bad",
+)  # fmt: skip
 
 
 def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:
@@ -46,15 +60,14 @@ def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:
 
 def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
     """Train; returns how it ended. Raises one-line errors for what cannot be."""
-    if options.data != "scenes":
-        raise ConfigError(f"--data {options.data} is not known; {nearest(options.data, ['scenes'])}")
     out, ranks = options.out, Ranks.from_environment(options.device)
+    records, run = _find_data(preset, run, options)
     checkpoint = _checkpoint_to_resume(out, run, options)
     initial = None if checkpoint else _initial_weights(options.init_from)
     bfloat16 = run.training.bfloat16_generator
     guides = Guides.load(run.guidance, ranks.device, bfloat16=bfloat16)
     state = TrainingState.fresh(run, ranks.device, initial, guides)
-    source = SceneSource(run.model.generator.resolution, run.data, seed=run.training.seed)
+    source, told = _source(records, run, ranks)
     encoder = load_encoder(run.model.text_encoder)
     networks = {"text_encoder": encoder.fingerprint, **guides.fingerprints}
     encoder.to(ranks.device)
@@ -71,16 +84,16 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
     ):
         recorder = RunRecorder(
             out,
-            fixed_prompts(run),
+            fixed_prompts(run) if records is None else source.captions(FIXED_PROMPTS),
             encoder,
             display,
             ranks=ranks,
             sinks=sinks,
-            evaluate=evaluation(run),
-            best_by="score/overall",
+            evaluate=evaluation(run) if records is None else None,
+            best_by="score/overall" if records is None else "",
             provenance={
                 "preset": preset,
-                "data": {options.data: to_dict(run.data)},
+                "data": told,
                 "training_networks": networks,
             },
         )
@@ -95,9 +108,46 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             )  # fmt: skip
         finally:
             recorder.close()
+            if isinstance(source, DataSource):
+                source.close()
+                _tell_bad_samples(source, out, ranks, display)
 
 
-def fixed_prompts(run: AuroraRun, count: int = 6) -> list[str]:
+def _find_data(preset: str, run: AuroraRun, options: LaunchOptions) -> tuple[Records | None, AuroraRun]:
+    """The set that --data names, None for scenes, and the run with what was found out about it."""
+    if options.data != "scenes":
+        records, found = resolve(options.data, run.dataset)
+        return records, replace(run, dataset=found)
+    if run.dataset.source:
+        raise ConfigError(f"{preset} is a run on another set; add --data {run.dataset.source}")
+    return None, run
+
+
+def _source(
+    records: Records | None, run: AuroraRun, ranks: Ranks
+) -> tuple[SceneSource | DataSource, dict[str, Any]]:
+    """What the run is trained on, and what its model says of it."""
+    resolution, seed = run.model.generator.resolution, run.training.seed
+    if records is None:
+        return SceneSource(resolution, run.data, seed=seed), {"scenes": to_dict(run.data)}
+    source = DataSource(records, resolution, run.dataset, seed=seed, stride=ranks.world_size)
+    return source, {"dataset": to_dict(run.dataset)}
+
+
+def _tell_bad_samples(source: DataSource, out: Path, ranks: Ranks, display: TrainingDisplay) -> None:
+    """What was passed over, on the console and in the run's folder."""
+    left_out = source.records.faults
+    if not ranks.is_main or not (len(source.faults) or len(left_out)):
+        return
+    document = {"left_out_on_opening": left_out.files(), "passed_over": source.faults.files()}
+    atomic_write_text(out / BAD_SAMPLES, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    display.message(
+        f"bad samples: left out {left_out.summary()}; passed over {source.faults.summary()}; "
+        f"all of them in {out / BAD_SAMPLES}"
+    )
+
+
+def fixed_prompts(run: AuroraRun, count: int = FIXED_PROMPTS) -> list[str]:
     """Captions of scenes never trained on: half of combinations that are seen, half of unseen ones."""
     resolution, half = run.model.generator.resolution, count // 2
     seen = SceneSource(resolution, run.data, seed=run.training.seed + 1)
@@ -134,9 +184,7 @@ def _checkpoint_to_resume(out: Path, run: AuroraRun, options: LaunchOptions) -> 
     if options.resume == "never":
         raise ConfigError(f"{out} holds a run; choose another --out, or --resume auto to go on with it")
     saved = read_run_config(out / "config.json")
-    # How long a run is and where it writes may change; what it computes may not.
-    free = ("training.images", "training.keep_checkpoints", "training.log_every")
-    changed = [line for line in diff(saved, run) if not line.startswith(free)]
+    changed = [line for line in diff(saved, run) if not line.startswith(FREE)]
     if changed:
         raise ConfigError(f"{out} holds a run with other settings ({changed[0]}); choose another --out")
     return latest_checkpoint(out)

@@ -7,6 +7,7 @@ from impasto.aurora.config import AuroraConfig
 from impasto.aurora.discriminator import DiscriminatorConfig
 from impasto.aurora.guidance import GuidanceConfig
 from impasto.config import ConfigError
+from impasto.data.options import DatasetOptions
 from impasto.data.scene_source import SceneOptions
 
 
@@ -66,7 +67,8 @@ class AuroraRun:
 
     model: AuroraConfig = field(default_factory=AuroraConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    data: SceneOptions = field(default_factory=SceneOptions)
+    data: SceneOptions = field(default_factory=SceneOptions)  # --data scenes
+    dataset: DatasetOptions = field(default_factory=DatasetOptions)  # any other --data
     training: TrainingConfig = field(default_factory=TrainingConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
 

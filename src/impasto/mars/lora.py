@@ -32,9 +32,7 @@ def add_adapters(model: MarsModel, rank: int, alpha: float, *, seed: int = 0) ->
 
     layers: Any = model.layers
     linear = [
-        name
-        for name, module in layers.named_modules()
-        if isinstance(module, nn.Linear) and is_visual(name)
+        name for name, module in layers.named_modules() if isinstance(module, nn.Linear) and is_visual(name)
     ]
     config: Any = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear, lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):

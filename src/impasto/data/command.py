@@ -1,0 +1,95 @@
+"""`impasto data`: its sub-verbs. Heavy imports live inside them, so that --help answers at once."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def add_verbs(verb: argparse.ArgumentParser) -> None:
+    """`check` and `pack` below `impasto data`."""
+    verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    check = verbs.add_parser("check", help="Look at every sample of a set.")
+    check.description = (
+        "Read and decode every sample: counts, sizes, caption lengths, languages, duplicates, bad files by "
+        "reason, licence. Exit status 1 if more are bad than dataset.max_bad allows."
+    )
+    check.set_defaults(run=_check)
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.add_argument("--out", metavar="DIR", help="also write report.json and a contact sheet there")
+    pack = verbs.add_parser("pack", help="Write a set as web dataset shards.")
+    pack.description = (
+        "Any set to tar files of pictures, captions and JSON, with checksums: the same bytes for the same "
+        "set. The same command goes on where it was stopped."
+    )
+    pack.set_defaults(run=_pack)
+    for parser in (check, pack):
+        parser.add_argument(
+            "source",
+            metavar="PATH",
+            help="folder of pictures, of tar files, or of datasets.save_to_disk; or scenes:COUNT:SIDE",
+        )
+        parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default 2)")
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="settings",
+            metavar="NAME=VALUE",
+            help="option of the set, e.g. max_bad=0.2 or caption_column=prompt; may be repeated",
+        )
+    pack.add_argument("out", metavar="OUT", help="folder to write")
+    pack.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples a tar file (1000)")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from impasto.config import override
+    from impasto.data.check import check, report, write_report
+    from impasto.data.options import DatasetOptions
+
+    options = override(DatasetOptions(), arguments.settings)
+    with _progress("samples") as progress:
+        findings = check(arguments.source, options, workers=arguments.workers, progress=progress)
+    print(json.dumps(findings, indent=2, ensure_ascii=False) if arguments.json else report(findings))
+    if arguments.out:
+        write_report(findings, Path(arguments.out), options)
+        print(f"wrote {Path(arguments.out) / 'report.json'} and sheet.png", file=sys.stderr)
+    return 0 if findings["within_ceiling"] else 1
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from impasto.config import override
+    from impasto.data.options import DatasetOptions
+    from impasto.data.pack import pack
+
+    options = override(DatasetOptions(), arguments.settings)
+    with _progress("shards") as progress:
+        packed = pack(
+            arguments.source,
+            Path(arguments.out),
+            options,
+            shard_size=arguments.shard_size,
+            workers=arguments.workers,
+            progress=progress,
+        )
+    bad = sum(len(names) for names in packed["bad"].values())
+    print(f"wrote {packed['samples']:,} samples in {packed['shards']:,} shards to {arguments.out}; {bad} bad")
+    return 0
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Any]:
+    """A bar on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
