@@ -152,7 +152,8 @@ class ModulatedLinear(nn.Module):
         else:
             style = style * (self.bank.gain * gain)
         bias = self.bias * gain
-        if kernel.numel() <= x.shape[1] * sum(kernel.shape[-2:]):
+        outputs, inputs = kernel.shape[-2:]
+        if outputs * inputs <= x.shape[1] * (outputs + inputs):  # whatever the batch: it must not matter
             y = self._by_kernel(x, style, kernel, output_scale, bias)
         else:
             y = (x * style[:, None]) @ kernel.transpose(-2, -1)
