@@ -92,8 +92,10 @@ def discriminator_backward(
     fake = _augmented({side: image.detach() for side, image in fake.items()}, config, source)
     with autocast(batch.images.device, config.bfloat16_discriminator):
         text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
-        wrong, valid = wrong_captions(discriminator, batch, text, source)
-        scores = score_step(discriminator, real, fake, text, wrong if config.matching_weight else None)
+        wrong = valid = None
+        if config.matching_weight:
+            wrong, valid = wrong_captions(discriminator, batch, text, source)
+        scores = score_step(discriminator, real, fake, text, wrong)
     judge = partial(
         discriminator_loss,
         valid=valid,
@@ -105,9 +107,7 @@ def discriminator_backward(
     metrics["logit/real"] = mean_logit(scores.real).mean()
     metrics["logit/fake"] = mean_logit(scores.fake).mean()
     if critics.vision_heads is not None:
-        seen = _vision_step(
-            critics, real, fake, text.detach(), wrong.detach() if config.matching_weight else None
-        )
+        seen = _vision_step(critics, real, fake, text.detach(), None if wrong is None else wrong.detach())
         terms = judge(seen, prefix="loss/vision_aided_")
         total = total + run.guidance.vision_aided_weight * terms["loss/vision_aided_discriminator"]
         metrics |= terms

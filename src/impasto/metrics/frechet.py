@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from impasto.metrics.sets import check_features
+
 
 class FrechetStats:
     """Mean and covariance (n - 1) of features that come in batches, in fp64; several workers' are merged.
@@ -19,14 +21,10 @@ class FrechetStats:
 
     def update(self, features: Tensor) -> None:
         """features [N, D], any floating-point type. Raises ValueError for other shapes or for NaN."""
-        if features.ndim != 2 or not features.is_floating_point():
-            raise ValueError(f"features should be floating point [N, D], not {tuple(features.shape)}")
-        if not torch.isfinite(features).all():
-            raise ValueError("features hold NaN or infinity: the pictures or the extractor are broken")
-        if not len(features):
+        (rows,) = check_features(features, least=0)
+        if not len(rows):
             return
         batch = FrechetStats()
-        rows = features.detach().double().cpu()
         batch.count, batch._mean = len(rows), rows.mean(0)
         centred = rows - batch._mean
         batch._scatter = centred.T @ centred

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from impasto.data.scenes import parse_prompt, read_image, score_reading
+from impasto.data.scenes import Reading, parse_prompt, read_image, score_reading
 from impasto.metrics.intervals import Estimate, bootstrap
 from impasto.metrics.scenes import renders, shuffled
 
@@ -28,16 +28,15 @@ class CaptionScore:
 
 def is_true(text: str, picture: Image.Image) -> bool:
     """Whether the oracle understands a sentence and finds everything that it says in the picture."""
-    return oracle(text, picture) == 1.0
+    return _score(text, read_image(picture)) == 1.0
 
 
-def oracle(text: str, picture: Image.Image) -> float | None:
-    """The oracle's overall score of a picture for a sentence; None if it does not understand the sentence."""
+def _score(text: str, reading: Reading) -> float | None:
+    """The oracle's overall score of what was read for a sentence; None if it does not understand that."""
     try:
-        requirement = parse_prompt(text)
+        return score_reading(reading, parse_prompt(text)).overall
     except ValueError:
         return None
-    return score_reading(read_image(picture), requirement).overall
 
 
 def judge_captions(
@@ -46,8 +45,9 @@ def judge_captions(
     """Let a model describe renders of the prompts' scenes, in a language."""
     pictures = renders(resolution)(prompts, seed)
     texts = describe(pictures, language)
-    found = [oracle(text, picture) for text, picture in zip(texts, pictures, strict=True)]
-    others = [is_true(text, picture) for text, picture in zip(shuffled(texts), pictures, strict=True)]
+    readings = [read_image(picture) for picture in pictures]
+    found = [_score(text, reading) for text, reading in zip(texts, readings, strict=True)]
+    others = [_score(text, reading) == 1.0 for text, reading in zip(shuffled(texts), readings, strict=True)]
     return CaptionScore(
         true=bootstrap([float(score == 1.0) for score in found]),
         overall=sum(score or 0.0 for score in found) / len(found),
