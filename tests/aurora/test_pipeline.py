@@ -11,7 +11,7 @@ from impasto.aurora.generator import Generator
 from impasto.aurora.pipeline import AuroraPipeline
 from impasto.aurora.presets import PRESETS
 from impasto.config import ConfigError, override
-from impasto.runtime.model_directory import ModelDirectoryError
+from impasto.runtime.model_directory import ModelDirectoryError, halved
 from tests.conftest import relative_difference
 
 PROMPTS = ["a red circle", "two blue squares on a green field"]
@@ -111,6 +111,19 @@ def test_saved_models_load_and_draw_the_same(tmp_path, pipe):
     again = impasto.load(folder)
     assert again.trained and again.name == "model"
     assert torch.equal(again.generate(PROMPTS).images, pipe.generate(PROMPTS).images)
+
+
+def test_a_model_saved_in_half_precision_computes_in_the_whole(tmp_path, pipe):
+    pipe.save_pretrained(tmp_path / "whole")
+    pipe.save_pretrained(tmp_path / "half", half=True)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    again = impasto.load(tmp_path / "half")
+    assert all(tensor.dtype != torch.float16 for tensor in again.generator.state_dict().values())
+    a, b = again.generate(PROMPTS).images, pipe.generate(PROMPTS).images
+    assert not torch.equal(a, b) and float((a - b).abs().max() / b.abs().max()) < 0.02
+    with pytest.raises(OverflowError, match="'w' has values beyond fp16"):
+        halved({"w": torch.full((2, 2), 1e6)})
 
 
 def test_a_model_remembers_how_it_came_to_be(tmp_path, pipe):

@@ -191,7 +191,7 @@ def _checkpoint_to_resume(out: Path, run: AuroraRun, options: LaunchOptions) -> 
 
 
 def _initial_weights(init_from: str | None) -> dict[str, dict[str, Tensor]] | None:
-    """Weights to start from: a model directory, a checkpoint of a run (both networks), an official .pth."""
+    """Weights to start from: a model directory, a checkpoint of a run (all networks), an official .pth."""
     if init_from is None:
         return None
     path = Path(init_from)
@@ -203,4 +203,5 @@ def _initial_weights(init_from: str | None) -> dict[str, dict[str, Tensor]] | No
     if newest is None:
         raise ConfigError(f"--init-from {init_from}: neither a model directory, a run, nor an official .pth")
     tensors, _ = load_checkpoint(newest)
-    return {"generator": dict(tensors["average"]), "discriminator": dict(tensors["discriminator"])}
+    critics = {name: dict(tensors[name]) for name in ("discriminator", "vision_aided") if name in tensors}
+    return {"generator": dict(tensors["average"]), **critics}

@@ -16,7 +16,7 @@ from impasto.aurora.generator import Generator
 from impasto.config import from_dict, to_dict
 from impasto.nn.moe import Routing
 from impasto.pictures import to_images
-from impasto.runtime.model_directory import load_weights, read_config, save_model
+from impasto.runtime.model_directory import halved, load_weights, read_config, save_model
 from impasto.text import TextEncoder, load_encoder
 
 FAMILY = "aurora"
@@ -95,10 +95,12 @@ class AuroraPipeline:
             f"the frozen text encoder `{self.config.text_encoder}`."
         )
 
-    def save_pretrained(self, path: str | Path, card: str | None = None) -> None:
-        """Write config.json, model.safetensors and a model card, atomically."""
+    def save_pretrained(self, path: str | Path, card: str | None = None, *, half: bool = False) -> None:
+        """Write config.json, model.safetensors and a model card, atomically; half: matrices and kernels in
+        fp16, for a file of half the size."""
         document = {"trained": self.trained, "provenance": self.provenance, **to_dict(self.config)}
-        save_model(Path(path), FAMILY, document, self.generator.state_dict(), card or self._card())
+        state = self.generator.state_dict()
+        save_model(Path(path), FAMILY, document, halved(state) if half else state, card or self._card())
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None

@@ -63,10 +63,15 @@ class Critics:
         if self.vision_heads is not None:
             self.vision_heads.requires_grad_(whether)
 
-    def vision_scores(self, image: Tensor, text: Tensor) -> Scores:
-        """Scores of the vision-aided heads for pictures [B, 3, R, R]."""
-        assert self.guides.vision is not None and self.vision_heads is not None
-        return self.vision_heads([m.float() for m in self.guides.vision.maps(image)], text.float())
+    def vision_maps(self, image: Tensor) -> list[Tensor]:
+        """What the vision-aided heads read of pictures [B, 3, R, R]."""
+        assert self.guides.vision is not None
+        return [m.float() for m in self.guides.vision.maps(image)]
+
+    def vision_scores(self, maps: Sequence[Tensor], text: Tensor) -> Scores:
+        """Scores of the vision-aided heads for pictures by their `vision_maps`."""
+        assert self.vision_heads is not None
+        return self.vision_heads(maps, text.float())
 
 
 def generate(generator: Generator, batch: MicroBatch, config: TrainingConfig) -> GeneratorOutput:
@@ -107,7 +112,7 @@ def discriminator_backward(
     metrics["logit/real"] = mean_logit(scores.real).mean()
     metrics["logit/fake"] = mean_logit(scores.fake).mean()
     if critics.vision_heads is not None:
-        seen = _vision_step(critics, real, fake, text.detach(), None if wrong is None else wrong.detach())
+        seen = _vision_step(critics, real, fake, text, wrong)
         terms = judge(seen, prefix="loss/vision_aided_")
         total = total + run.guidance.vision_aided_weight * terms["loss/vision_aided_discriminator"]
         metrics |= terms
@@ -158,7 +163,7 @@ def generator_backward(
     metrics["loss/mixture_of_experts"] = output.moe_loss
     total = metrics["loss/generator"] + output.moe_loss
     if critics.vision_heads is not None:
-        seen = critics.vision_scores(fake[max(fake)], text)
+        seen = critics.vision_scores(critics.vision_maps(fake[max(fake)]), text)
         terms = generator_loss(seen, inner_head_weight=config.inner_head_weight, prefix="loss/vision_aided_")
         total = total + guidance.vision_aided_weight * terms["loss/vision_aided_generator"]
         metrics |= terms
@@ -181,13 +186,15 @@ def generator_backward(
 def _vision_step(
     critics: Critics, real: Pyramid, fake: Pyramid, text: Tensor, wrong: Tensor | None
 ) -> StepScores:
-    """The four kinds of scores of the vision-aided heads, on the largest level."""
+    """The four kinds of scores of the vision-aided heads, on the largest level. The network reads a picture
+    once, whatever the captions."""
     top = max(real)
     batch = text.shape[0]
-    pictures = torch.cat((real[top], fake[top]))
+    with torch.no_grad():
+        maps = critics.vision_maps(torch.cat((real[top], fake[top])))
 
     def scores(captions: Tensor) -> tuple[Scores, Scores]:
-        both = critics.vision_scores(pictures, captions.repeat(2, 1))
+        both = critics.vision_scores(maps, captions.repeat(2, 1))
         return {p: s[:batch] for p, s in both.items()}, {p: s[batch:] for p, s in both.items()}
 
     if wrong is None:

@@ -28,7 +28,7 @@ from impasto.mars.semvie import is_visual
 from impasto.mars.texts import BYTE_PIECES, byte_tokeniser, read_tokeniser
 from impasto.mars.vq import VQTokenizer
 from impasto.pictures import from_images, to_images
-from impasto.runtime.model_directory import read_config
+from impasto.runtime.model_directory import halved, read_config
 
 Language = Literal["en", "zh"]
 FIRST_IDEOGRAPH = "\u2e80"  # Chinese writing begins about here; parts of characters decode to U+FFFD
@@ -104,10 +104,13 @@ class MarsPipeline:
             f"tokenizer {tokenizer:,}."
         )
 
-    def save_pretrained(self, path: Path | str, card: str | None = None) -> None:
-        """Write a whole model directory: both experts, both tokenisers, the model card."""
+    def save_pretrained(self, path: Path | str, card: str | None = None, *, half: bool = False) -> None:
+        """Write a whole model directory: both experts, both tokenisers, the model card; half: matrices and
+        kernels in fp16, for a file of half the size."""
         document = {**to_dict(self.config), "trained": self.trained, "provenance": self.provenance}
         state = self.parts.state_dict()
+        if half:
+            state = halved(state)
         save_directory(Path(path), FAMILY, document, state, card or self._card(), self.tokeniser)
 
     def to(

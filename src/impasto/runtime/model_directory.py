@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -25,6 +26,22 @@ class ModelDirectoryError(ValueError):
 
 def is_model_directory(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
+def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels in fp16, for a file of half the size; vectors and numbers stay as they are.
+
+    fp16 rather than bf16: weights need its precision and not the range. It is for storage alone, see
+    `load_weights`. OverflowError where a weight is beyond fp16.
+    """
+    small = {}
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.ndim >= 2:
+            tensor = tensor.half()
+            if not tensor.isfinite().all():
+                raise OverflowError(f"'{name}' has values beyond fp16; save without half=True")
+        small[name] = tensor
+    return small
 
 
 def save_model(
@@ -60,7 +77,8 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
-    """Give a module built on the meta device the tensors of a model directory, memory-mapped."""
+    """Give a module built on the meta device the tensors of a model directory, memory-mapped. fp16, which
+    nothing here computes in, is widened to the module's own type."""
     file = path / WEIGHTS
     try:
         state = load_file(file)
@@ -75,6 +93,8 @@ def load_weights(path: Path, module: nn.Module) -> None:
         if state[name].shape != tensor.shape:
             found, wanted = tuple(state[name].shape), tuple(tensor.shape)
             raise ModelDirectoryError(f"{file}: tensor '{name}' has shape {found}, {CONFIG} says {wanted}")
+        if state[name].dtype == torch.float16:
+            state[name] = state[name].to(tensor.dtype)
     extra = sorted(state.keys() - expected.keys())
     if extra:
         raise ModelDirectoryError(f"{file}: tensor '{extra[0]}' does not belong to this {CONFIG}")
