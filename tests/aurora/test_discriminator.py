@@ -229,8 +229,9 @@ def test_second_derivatives_are_right_with_compared_samples():
     assert torch.autograd.gradgradcheck(lambda t: append_deviation(t, 2).square(), (x,))
 
 
-def test_second_derivatives_are_right():
-    discriminator = build()
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_second_derivatives_are_right(pooling):
+    discriminator = build(replace(TINY, pooling=pooling))
     text = torch.randn(1, 8).double()
 
     def logits(image: torch.Tensor) -> torch.Tensor:

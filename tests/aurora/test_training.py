@@ -360,8 +360,12 @@ def test_pairs_are_matched_from_the_source_to_the_discriminator(monkeypatch):
         assert torch.equal(batch.text.tokens[index][batch.text.mask[index]], own.tokens[0])
 
 
-def test_two_ranks_share_the_global_order():
-    run = find_run("aurora-debug", SMALL)
+@pytest.mark.parametrize(
+    ("group", "expected"), [(0, [[0, 2, 4, 6], [1, 3, 5, 7]]), (2, [[0, 1, 4, 5], [2, 3, 6, 7]])]
+)
+def test_two_ranks_share_the_global_order(group, expected):
+    """Neighbours that the discriminator compares stay together."""
+    run = find_run("aurora-debug", [*SMALL, f"discriminator.deviation_group={group}"])
     source, positions = SceneSource(16, run.data), []
     for rank in (0, 1):
         state = TrainingState.fresh(run, torch.device("cpu"))
@@ -378,4 +382,4 @@ def test_two_ranks_share_the_global_order():
             state, Watched(), WordEncoder(), Ranks(rank=rank, world_size=2), torch.Generator()
         )
         list(batches)
-    assert positions == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert positions == expected

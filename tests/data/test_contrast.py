@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from impasto.config import ConfigError
 from impasto.data.scene_source import SceneOptions, SceneSource
@@ -14,10 +15,13 @@ from impasto.data.scenes import (
     contrast,
     describe,
     parse_prompt,
+    read_image,
     reading_of,
     sample_scene,
+    score_image,
     score_reading,
 )
+from impasto.pictures import to_images
 
 
 def scenes(count: int, **options):
@@ -84,6 +88,28 @@ def test_a_source_gives_the_share_asked_for_and_leaves_captions_alone():
     assert plain.near_misses(positions) == [None] * 400
     with pytest.raises(ConfigError, match="near_misses"):
         SceneOptions(near_misses=1.5)
+
+
+def test_pictures_of_one_caption_are_different_and_all_true():
+    plain = SceneOptions(max_objects=2, textures=False, near_misses=0.5)
+    source = SceneSource(64, replace(plain, pictures_per_caption=3))
+    first = SceneSource(64, plain)
+    images, captions = source.batch(range(90))
+    assert captions[::3] == captions[1::3] == captions[2::3]
+    assert captions[::3] == [first.sample(position)[1] for position in range(0, 90, 3)]
+    missed = source.near_misses(range(90))
+    assert missed[::3] == missed[1::3] == missed[2::3] == first.near_misses(range(0, 90, 3))
+    same = [bool((images[k] == images[k + 1]).all()) for k in range(0, 90, 3)]
+    assert sum(same) <= 1
+    scores = [
+        score_image(picture, text).overall for picture, text in zip(to_images(images), captions, strict=True)
+    ]
+    assert sum(score > 0.99 for score in scores) > 85
+    for picture in to_images(images):
+        assert not {(item.colour, item.shape) for item in read_image(picture).objects} & HELD_OUT_PAIRS
+    assert torch.equal(source.batch([77])[0][0], images[77])  # a function of the position
+    with pytest.raises(ConfigError, match="pictures_per_caption=0"):
+        SceneOptions(pictures_per_caption=0)
 
 
 def test_wording_stays():

@@ -7,6 +7,7 @@ nine such blocks would shrink the signal ten-thousandfold.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from impasto.nn.attention import attend, merge_heads, split_heads
 from impasto.nn.modules import module_list
 from impasto.nn.precision import at_least_float32
 from impasto.nn.style import Dense, ModulatedLinear, pixel_norm
+
+Pooling = Literal["mean", "max"]
 
 
 def residual_sum(x: Tensor, y: Tensor, gain: float) -> Tensor:
@@ -45,16 +48,24 @@ class Convolution(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a skip; `downsample` halves the side between them.
 
-    Down-sampling is the plain 2x2 mean, without a blur before it: it is the filter that makes the pyramid,
-    leaves no border effect, and keeps constants. Before the second convolution it costs what a convolution
-    of stride 2 would.
+    The 2x2 mean is the filter that makes the pyramid, leaves no border effect, and keeps constants; the
+    maximum (ours) keeps what tells shapes apart, see `DiscriminatorConfig.pooling`. Before the second
+    convolution either costs what a convolution of stride 2 would.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, gain: float, downsample: bool, equalized: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        gain: float,
+        downsample: bool,
+        pooling: Pooling = "mean",
+        equalized: bool = True,
     ):
         super().__init__()
         self.gain, self.downsample = gain, downsample
+        self.pool = F.max_pool2d if pooling == "max" else F.avg_pool2d
         self.first = Convolution(in_channels, in_channels, equalized=equalized)
         self.second = Convolution(in_channels, out_channels, equalized=equalized)
         changes = downsample or in_channels != out_channels
@@ -64,7 +75,7 @@ class ResidualBlock(nn.Module):
         """x [B, in, H, W] -> [B, out, H, W], or half the side."""
         y = self.first(x)
         if self.downsample:
-            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+            x, y = self.pool(x, 2), self.pool(y, 2)
         if self.skip is not None:
             x = dense_on_map(self.skip, x)
         return residual_sum(x, self.second(y), self.gain)
@@ -144,6 +155,7 @@ class Stage(nn.Module):
         heads: int,
         residual_gain: float,
         attention_gain: float,
+        pooling: Pooling,
         deviation_group: int,
         equalized: bool,
     ):
@@ -169,7 +181,12 @@ class Stage(nn.Module):
             )
         else:
             self.down = ResidualBlock(
-                in_channels, out_channels, gain=residual_gain, downsample=True, equalized=equalized
+                in_channels,
+                out_channels,
+                gain=residual_gain,
+                downsample=True,
+                pooling=pooling,
+                equalized=equalized,
             )
 
     def from_image(self, image: Tensor) -> Tensor:

@@ -119,9 +119,12 @@ def step(state: TrainingState, source: Source, encoder: TextEncoder, ranks: Rank
 def _micro_batches(
     state: TrainingState, source: Source, encoder: TextEncoder, ranks: Ranks, random: torch.Generator
 ) -> Iterator[MicroBatch]:
-    """This rank's part of the batch: rank r of n takes the positions congruent to r."""
+    """This rank's part of the batch: every n-th position from its own rank on or, where the discriminator
+    compares neighbours, every n-th group of them."""
     config, clip = state.run.training, state.critics.guides.clip
-    positions = range(state.images + ranks.rank, state.images + config.batch, ranks.world_size)
+    group = max(state.run.discriminator.deviation_group, 1)
+    starts = range(state.images + ranks.rank * group, state.images + config.batch, ranks.world_size * group)
+    positions = [start + place for start in starts for place in range(group)]
     size = config.micro_batch or len(positions)
     for start in range(0, len(positions), size):
         chosen = positions[start : start + size]

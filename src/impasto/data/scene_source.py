@@ -9,25 +9,40 @@ import torch
 from torch import Tensor
 
 from impasto.config import ConfigError
-from impasto.data.scenes import Scene, caption, caption_and_contrast, render, sample_scene
+from impasto.data.scenes import (
+    Scene,
+    caption,
+    caption_and_contrast,
+    parse_prompt,
+    realise,
+    render,
+    sample_scene,
+)
+
+_KEPT = 256  # captions
+_TRIES = 20  # a caption without colour or shape leaves open a pair that may belong to the other split
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOptions:
     """Which scenes. `languages` are drawn with equal chance; `categories` None: all six. `near_misses` is the
-    share of samples that come with a caption wrong by one fact, for the matching loss (ours)."""
+    share of samples that come with a caption wrong by one fact, for the matching loss (ours). So many
+    consecutive positions as `pictures_per_caption` are different pictures of one caption."""
 
     max_objects: int = 4
     textures: bool = True
     languages: tuple[str, ...] = ("en",)
     categories: tuple[str, ...] | None = None
     near_misses: float = 0.0
+    pictures_per_caption: int = 1
 
     def __post_init__(self) -> None:
         if not self.languages or not set(self.languages) <= {"en", "zh"}:
             raise ConfigError(f"data.languages={self.languages} should name en, zh or both")
         if not 0 <= self.near_misses <= 1:
             raise ConfigError(f"data.near_misses={self.near_misses} should be a share, from 0 to 1")
+        if self.pictures_per_caption < 1:
+            raise ConfigError(f"data.pictures_per_caption={self.pictures_per_caption} should be at least 1")
 
 
 class SceneSource:
@@ -36,6 +51,7 @@ class SceneSource:
     def __init__(self, resolution: int, options: SceneOptions, *, seed: int = 0, split: str = "train"):
         self.resolution, self.options, self.split = resolution, options, split
         self._stream = (seed, 0 if split == "train" else 1)
+        self._recent: dict[int, tuple[Scene, str, str | None]] = {}
 
     def batch(self, positions: Sequence[int]) -> tuple[Tensor, list[str]]:
         """Pictures [len, 3, R, R] in [-1, 1] and one caption each."""
@@ -46,20 +62,42 @@ class SceneSource:
 
     def sample(self, position: int) -> tuple[np.ndarray, str]:
         """Picture [R, R, 3] of 8-bit values and its caption."""
-        scene, language, rng = self._scene(position)
-        text = caption(scene, rng, language=language)
+        scene, text, _ = self._told(position)
+        if position % self.options.pictures_per_caption:
+            scene = self._another(scene, text, position)
         return np.asarray(render(scene, size=self.resolution)), text
 
     def near_misses(self, positions: Sequence[int]) -> list[str | None]:
-        """For `options.near_misses` of the positions, the sample's caption with one fact changed."""
-        return [self._near_miss(position) for position in positions]
+        """For `options.near_misses` of the captions, the caption with one fact changed."""
+        return [self._told(position)[2] for position in positions]
 
-    def _near_miss(self, position: int) -> str | None:
-        wanted = np.random.default_rng((*self._stream, position, 1)).random() < self.options.near_misses
-        if not wanted:
-            return None
+    def _told(self, position: int) -> tuple[Scene, str, str | None]:
+        """The scene that the caption at a position was made for, the caption, its near miss. The last ones
+        are kept: a step asks twice, and so do pictures of one caption."""
+        first = position - position % self.options.pictures_per_caption
+        if first not in self._recent:
+            if len(self._recent) >= _KEPT:
+                self._recent.clear()
+            self._recent[first] = self._tell(first)
+        return self._recent[first]
+
+    def _tell(self, position: int) -> tuple[Scene, str, str | None]:
         scene, language, rng = self._scene(position)
-        return caption_and_contrast(scene, rng, language)[1]
+        wanted = np.random.default_rng((*self._stream, position, 1)).random() < self.options.near_misses
+        if wanted:
+            return (scene, *caption_and_contrast(scene, rng, language))
+        return scene, caption(scene, rng, language), None
+
+    def _another(self, scene: Scene, text: str, position: int) -> Scene:
+        """Another scene that the caption of `scene` tells of, of the same split; `scene` itself in the rare
+        case that none is found."""
+        rng = np.random.default_rng((*self._stream, position, 2))
+        requirement = parse_prompt(text)
+        for _ in range(_TRIES):
+            other = realise(requirement, rng)
+            if other.is_held_out == scene.is_held_out:
+                return other
+        return scene
 
     def _scene(self, position: int) -> tuple[Scene, str, np.random.Generator]:
         """The scene at a position, the language of its caption, and the generator that words it."""
