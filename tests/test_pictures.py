@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
-from impasto.pictures import contact_sheet, read_settings, save_png, to_images
+from impasto.pictures import _font, contact_sheet, read_settings, save_png, to_images
 
 
 def test_eight_bit_conversion_rounds_and_clips():
@@ -38,3 +38,24 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         save_png(Image.new("RGB", (2, 2)), tmp_path / "a.png", {"bad": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_chinese_labels_take_a_font_that_has_the_characters(monkeypatch):
+    asked, other = [], ImageFont.load_default(size=20)
+
+    def truetype(name, size):
+        asked.append(name)
+        if name != "wqy-microhei.ttc":
+            raise OSError("cannot open resource")
+        return other
+
+    monkeypatch.setattr(ImageFont, "truetype", truetype)
+    _font.cache_clear()
+    try:
+        assert _font(True) is other and asked[-1] == "wqy-microhei.ttc"
+        count = len(asked)
+        contact_sheet([[Image.new("RGB", (8, 8))]], ["a red circle"])
+        assert len(asked) == count  # Latin labels ask for none
+        contact_sheet([[Image.new("RGB", (8, 8))]], ["红色的圆形"])
+    finally:
+        _font.cache_clear()

@@ -1,7 +1,9 @@
 """Tensors to pictures: 8-bit conversion, labelled contact sheets, PNG files that remember their settings."""
 
 import json
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,18 @@ from impasto.runtime.files import atomic_path
 
 PAPER, INK, MARGIN, LABEL_HEIGHT = (250, 249, 246), (40, 40, 40), 6, 18
 METADATA_KEY = "impasto"
+# Fonts with Chinese characters, as systems name their files; the font that Pillow brings has none.
+CHINESE_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansSC-Regular.otf",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "msyh.ttc",
+    "simsun.ttc",
+)
 
 
 def to_images(batch: Tensor) -> list[Image.Image]:
@@ -48,11 +62,12 @@ def contact_sheet(
     width = columns * (cell + MARGIN) + MARGIN
     height = len(rows) * (cell + MARGIN + label) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    draw = ImageDraw.Draw(sheet)
     for index, row in enumerate(rows):
         top = MARGIN + index * (cell + MARGIN + label)
         if labels:
-            draw.text((MARGIN, top + 1), _shorten(labels[index], font, width - 2 * MARGIN), INK, font)
+            text, font = labels[index], _font(any(map(_is_wide, labels[index])))
+            draw.text((MARGIN, top + 1), _shorten(text, font, width - 2 * MARGIN), INK, font)
         for column, picture in enumerate(row):
             position = (MARGIN + column * (cell + MARGIN), top + label)
             sheet.paste(picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST), position)
@@ -71,6 +86,21 @@ def routing_pictures(maps: Sequence[Tensor]) -> list[Image.Image]:
     """One picture per MoE layer from expert indices [h, w]: a colour for each expert."""
     palette = np.array(PALETTE, dtype=np.uint8)
     return [Image.fromarray(palette[(layer % len(palette)).cpu().numpy()]) for layer in maps]
+
+
+def _is_wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF"
+
+
+@cache
+def _font(wide: bool) -> Any:
+    """For labels; with Chinese characters if the system has a font of them (boxes are drawn where not)."""
+    for name in CHINESE_FONTS if wide else ():
+        try:
+            return ImageFont.truetype(name, 12)
+        except OSError:
+            continue
+    return ImageFont.load_default(size=12)
 
 
 def _shorten(text: str, font: Any, width: int) -> str:
