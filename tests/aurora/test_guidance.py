@@ -1,15 +1,17 @@
 """Frozen networks in the loop: the contrastive loss, the vision-aided heads, who is updated by what."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from impasto.aurora import trainer
 from impasto.aurora.guidance import GuidanceConfig, Guides, gather_captions
 from impasto.aurora.launch import find_run
-from impasto.aurora.losses import multi_level_clip_loss
+from impasto.aurora.losses import contrastive_loss, multi_level_clip_loss
 from impasto.aurora.trainer import step
 from impasto.aurora.training_state import TrainingState
 from impasto.config import ConfigError
@@ -186,3 +188,48 @@ def test_without_guidance_nothing_is_loaded():
     assert Guides.load(GuidanceConfig(), torch.device("cpu")) == Guides()
     heavy = dataclasses.replace(GuidanceConfig(), clip_model="clip:nowhere", clip_weight=0.0)
     assert Guides.load(heavy, torch.device("cpu")).clip is None
+
+
+CONTRASTIVE = ("discriminator.contrastive=true", "training.contrastive_weight=0.5", "data.near_misses=0.5")
+
+
+def test_the_contrastive_loss_teaches_the_discriminator_and_the_generator(monkeypatch):
+    plain = gradients(make_state(None, *CONTRASTIVE[::2]), monkeypatch)
+    state = make_state(None, *CONTRASTIVE)
+    found = gradients(state, monkeypatch)
+    assert {"loss/contrastive_real", "loss/contrastive_fake"} <= state.sums.keys()
+    assert not any(name.startswith("to_embedding") for name in plain["discriminator"])
+    assert float(found["discriminator"]["to_embedding.weight"].abs().max()) > 0
+    trunk = [name for name in found["discriminator"] if name.startswith("stages.0")]
+    assert any(not torch.equal(found["discriminator"][n], plain["discriminator"][n]) for n in trunk)
+    changed = [n for n, g in plain["generator"].items() if not torch.equal(g, found["generator"][n])]
+    assert len(changed) > len(plain["generator"]) / 2
+
+
+def test_the_contrastive_loss_by_hand():
+    images = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    texts = torch.tensor(
+        [[1.0, 0.0], [0.0, 5.0], [1.0, 1.0], [2.0, 0.0]]
+    )  # two of their own, two near misses
+    duplicates = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    first = math.log(math.exp(20) + 1 + math.exp(20 / math.sqrt(2))) - 20  # the fourth equals the first
+    second = math.log(2 + math.exp(20) + math.exp(20 / math.sqrt(2))) - 20
+    assert math.isclose(
+        float(contrastive_loss(images, texts, duplicates)), (first + second) / 2, rel_tol=1e-4
+    )
+
+
+def test_the_contrastive_loss_needs_its_head():
+    with pytest.raises(ConfigError, match="needs discriminator"):
+        find_run("aurora-debug", ["training.contrastive_weight=1"])
+
+
+def test_wrong_captions_that_equal_the_own_are_told():
+    state = make_state(None, *CONTRASTIVE)
+    (batch,) = trainer._micro_batches(
+        state, SceneSource(16, state.run.data), WordEncoder(), Ranks(), torch.Generator()
+    )
+    assert batch.duplicates.shape == (len(batch.captions), len(batch.captions) + len(batch.near_miss_rows))
+    for row, caption in enumerate(batch.captions):
+        equal = [other == caption for other in batch.captions]
+        assert batch.duplicates[row, : len(equal)].tolist() == equal

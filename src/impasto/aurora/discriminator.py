@@ -21,6 +21,7 @@ from impasto.aurora.discriminator_blocks import Head, Pooling, Stage, TextBranch
 from impasto.config import ConfigError
 from impasto.nn.modules import module_list
 from impasto.nn.precision import at_least_float32
+from impasto.nn.style import Dense
 
 Pair = tuple[int, int]  # side of the input image, side of the map of logits
 Scores = dict[Pair, Tensor]  # logits [B, 1, side, side] of each pair
@@ -55,6 +56,8 @@ class DiscriminatorConfig:
     # object at 32 px had 0.76 of the shapes right after 16,000 pictures with maxima, 0.2 to 0.3 with means
     # (measured).
     pooling: Pooling = "mean"  # guess; neither paper says
+    # Also embed the largest picture beside its caption (see `losses.contrastive_loss`); off in both papers.
+    contrastive: bool = False
     equalized: bool = True
 
     def __post_init__(self) -> None:
@@ -163,6 +166,10 @@ class Discriminator(nn.Module):
             for resolution in config.resolutions
         )
 
+        self.to_embedding: Dense | None = None
+        if config.contrastive:
+            self.to_embedding = Dense(config.channels(1), config.text_width, equalized=config.equalized)
+
     def _stage(self, resolution: int) -> Stage:
         config = self.config
         return Stage(
@@ -260,9 +267,17 @@ class Discriminator(nn.Module):
                 scores[entry, output] = logits[:, level, None]
         return {pair: scores[pair] for pair in features.pairs}
 
+    def embed_image(self, features: Features) -> Tensor:
+        """[B, text_width], not normalised: where the largest picture lies among captions. With
+        `config.contrastive` alone."""
+        assert self.to_embedding is not None
+        pooled = features.tokens[1][:, 0, 0]
+        return self.to_embedding(pooled.to(at_least_float32(pooled)))
+
     def parameter_counts(self) -> dict[str, int]:
         """Parameters of "trunk", "heads", "text", and "total"."""
-        parts = {"trunk": self.stages, "heads": self.score_heads, "text": [self.text]}
+        heads = [*self.score_heads, *([] if self.to_embedding is None else [self.to_embedding])]
+        parts = {"trunk": self.stages, "heads": heads, "text": [self.text]}
         counts = {
             name: sum(p.numel() for part in modules for p in part.parameters())
             for name, modules in parts.items()

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from impasto.aurora.discriminator import Discriminator, Pair, Scores
+from impasto.aurora.discriminator import Discriminator, Features, Pair, Scores
 from impasto.nn.precision import at_least_float32, without_autocast
 
 LAZY_INTERVAL = 16  # discriminator steps from one R1 penalty to the next (GigaGAN)
 PATH_LENGTH_DECAY = 0.01  # StyleGAN2
+CONTRASTIVE_SCALE = 20.0  # ours; LAFITE: 2, where many captions are near each other
 Pyramid = dict[int, Tensor]
 
 
@@ -66,12 +67,14 @@ def mean_logit(scores: Scores, inner_head_weight: float = 1.0) -> Tensor:
 
 @dataclass(frozen=True)
 class StepScores:
-    """The four kinds of scores of a discriminator step; the mismatched are None without matching."""
+    """The four kinds of scores of a discriminator step; the mismatched are None without matching. `features`
+    are those of the real pictures, then of the generated ones."""
 
     real: Scores
     fake: Scores
     mismatched_real: Scores | None = None
     mismatched_fake: Scores | None = None
+    features: Features | None = None
 
 
 def caption_ids(captions: Sequence[str]) -> Tensor:
@@ -115,7 +118,8 @@ def score_step(
         scores = discriminator.score(both, captions.repeat(2, 1))
         return {p: s[:batch] for p, s in scores.items()}, {p: s[batch:] for p, s in scores.items()}
 
-    return StepScores(*split(text)) if wrong is None else StepScores(*split(text), *split(wrong))
+    mismatched = (None, None) if wrong is None else split(wrong)
+    return StepScores(*split(text), *mismatched, features=both)
 
 
 def discriminator_loss(
@@ -230,7 +234,18 @@ def path_length_penalty(
     return (lengths - mean).square().mean(), mean
 
 
-# CLIP loss
+# Contrastive losses
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, duplicates: Tensor) -> Tensor:
+    """Mean cross-entropy of telling a picture's own caption from the others of the batch and from near misses
+    (LAFITE, Zhou et al. 2022, eq. 6 and 7, there among the captions of the batch alone).
+
+    images [B, D] and texts [N, D], not normalised; the first B texts are the pictures' own; duplicates [B, N]
+    bool, captions that equal a picture's own and must not count as wrong ones.
+    """
+    own = torch.arange(images.shape[0], device=images.device)
+    return multi_level_clip_loss({0: images}, texts, CONTRASTIVE_SCALE, own, duplicates)["loss/clip"]
 
 
 def duplicate_mask(own_ids: Tensor, all_ids: Tensor) -> Tensor:

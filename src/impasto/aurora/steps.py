@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from impasto.aurora.augment import augment
-from impasto.aurora.discriminator import Discriminator, Scores
+from impasto.aurora.discriminator import Discriminator, Features, Scores
 from impasto.aurora.generator import Generator, GeneratorOutput
 from impasto.aurora.guidance import ClipCaptions, Guides, embed_levels
 from impasto.aurora.losses import (
     StepScores,
+    contrastive_loss,
     discriminator_loss,
     gamma_at,
     generator_loss,
@@ -37,7 +38,8 @@ Pyramid = dict[int, Tensor]
 class MicroBatch:
     """Real pictures [B, 3, R, R] in [-1, 1] with their captions, the captions' features, and noise [B, Z];
     `known` are the captions as the contrastive loss takes them, where the run has one. `near_misses` are
-    features of captions wrong by one fact, of the samples at `near_miss_rows` [M] int64."""
+    features of captions wrong by one fact, of the samples at `near_miss_rows` [M] int64. `duplicates`
+    [B, B + M] bool: which of the captions, then of the near misses, equal a sample's own caption."""
 
     images: Tensor
     captions: Sequence[str]
@@ -46,6 +48,7 @@ class MicroBatch:
     known: ClipCaptions | None = None
     near_misses: TextFeatures | None = None
     near_miss_rows: Tensor | None = None
+    duplicates: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,9 @@ def discriminator_backward(
     with autocast(batch.images.device, config.bfloat16_discriminator):
         text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
         wrong = valid = None
+        near = _near_misses(discriminator, batch)
         if config.matching_weight:
-            wrong, valid = wrong_captions(discriminator, batch, text, source)
+            wrong, valid = wrong_captions(batch, text, near, source)
         scores = score_step(discriminator, real, fake, text, wrong)
     judge = partial(
         discriminator_loss,
@@ -111,6 +115,10 @@ def discriminator_backward(
     total = metrics["loss/discriminator"]
     metrics["logit/real"] = mean_logit(scores.real).mean()
     metrics["logit/fake"] = mean_logit(scores.fake).mean()
+    if config.contrastive_weight:
+        term = _contrast(discriminator, scores.features, text, near, batch)
+        total = total + config.contrastive_weight * term
+        metrics["loss/contrastive_real"] = term
     if critics.vision_heads is not None:
         seen = _vision_step(critics, real, fake, text, wrong)
         terms = judge(seen, prefix="loss/vision_aided_")
@@ -126,17 +134,36 @@ def discriminator_backward(
 
 
 def wrong_captions(
-    discriminator: Discriminator, batch: MicroBatch, text: Tensor, source: torch.Generator
+    batch: MicroBatch, text: Tensor, near: Tensor | None, source: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """A wrong caption's vector for each sample [B, D], and which of them count [B] bool: the sample's near
-    miss where it has one, another sample's caption elsewhere."""
+    miss where it has one, another sample's caption elsewhere. near [M, D]: vectors of the near misses."""
     index, valid = mismatch(batch.captions, source)
     wrong, valid = text[index.to(text.device)], valid.to(text.device)
-    if batch.near_misses is not None and batch.near_miss_rows is not None:
-        near, rows = batch.near_misses, batch.near_miss_rows
-        wrong = wrong.index_copy(0, rows, discriminator.embed_text(near.tokens, near.eot_index, near.mask))
-        valid = valid.index_fill(0, rows, True)
+    if near is not None and batch.near_miss_rows is not None:
+        wrong = wrong.index_copy(0, batch.near_miss_rows, near)
+        valid = valid.index_fill(0, batch.near_miss_rows, True)
     return wrong, valid
+
+
+def _near_misses(discriminator: Discriminator, batch: MicroBatch) -> Tensor | None:
+    """Vectors [M, D] of the batch's near misses."""
+    near = batch.near_misses
+    return None if near is None else discriminator.embed_text(near.tokens, near.eot_index, near.mask)
+
+
+def _contrast(
+    discriminator: Discriminator,
+    features: Features | None,
+    text: Tensor,
+    near: Tensor | None,
+    batch: MicroBatch,
+) -> Tensor:
+    """The contrastive loss of the first pictures that `features` are of, as many as there are captions."""
+    assert features is not None and batch.duplicates is not None
+    images = discriminator.embed_image(features[: len(batch.captions)])
+    texts = text if near is None else torch.cat((text, near.to(text.dtype)))
+    return contrastive_loss(images, texts, batch.duplicates)
 
 
 def generator_backward(
@@ -158,10 +185,16 @@ def generator_backward(
     fake = _augmented(output.pyramid, config, source)
     with autocast(batch.images.device, config.bfloat16_discriminator):
         text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
-        scores = discriminator.score(discriminator.features(fake), text)
+        features = discriminator.features(fake)
+        scores = discriminator.score(features, text)
     metrics = generator_loss(scores, inner_head_weight=config.inner_head_weight)
     metrics["loss/mixture_of_experts"] = output.moe_loss
     total = metrics["loss/generator"] + output.moe_loss
+    if config.contrastive_weight:
+        near = _near_misses(discriminator, batch)
+        term = _contrast(discriminator, features, text, near, batch)
+        total = total + config.contrastive_weight * term
+        metrics["loss/contrastive_fake"] = term
     if critics.vision_heads is not None:
         seen = critics.vision_scores(critics.vision_maps(fake[max(fake)]), text)
         terms = generator_loss(seen, inner_head_weight=config.inner_head_weight, prefix="loss/vision_aided_")

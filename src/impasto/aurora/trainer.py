@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from impasto.aurora.guidance import gather_captions
+from impasto.aurora.losses import caption_ids, duplicate_mask
 from impasto.aurora.steps import (
     MicroBatch,
     discriminator_backward,
@@ -131,7 +132,8 @@ def _micro_batches(
         images, captions = source.batch(chosen)
         z = torch.randn(len(captions), state.run.model.generator.z_dim, generator=random)
         near = {row: text for row, text in enumerate(source.near_misses(chosen)) if text is not None}
-        features = encoder.encode([*captions, *near.values()]).to(ranks.device)
+        texts = [*captions, *near.values()]
+        ids, features = caption_ids(texts), encoder.encode(texts).to(ranks.device)
         yield MicroBatch(
             images.to(ranks.device),
             captions,
@@ -140,6 +142,7 @@ def _micro_batches(
             None if clip is None else gather_captions(clip, captions, ranks, list(near.values())),
             features[len(captions) :] if near else None,
             torch.tensor(list(near), device=ranks.device) if near else None,
+            duplicate_mask(ids[: len(captions)], ids).to(ranks.device),
         )
 
 

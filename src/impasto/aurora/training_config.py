@@ -28,6 +28,9 @@ class TrainingConfig:
     r1_interval: int = 16  # steps; GigaGAN
     matching_weight: float = 1.0  # recollection of GigaGAN's table
     inner_head_weight: float = 1.0
+    # Of the discriminator's contrastive loss on real pictures and the generator's through it (LAFITE; not in
+    # Aurora's recipe); needs discriminator.contrastive.
+    contrastive_weight: float = 0.0
     path_length_weight: float = 0.0  # off as in GigaGAN; StyleGAN2: 2
     path_length_interval: int = 4  # steps; StyleGAN2
     average_half_life: float = 5_000_000.0  # images; guess between StyleGAN's and GigaGAN's
@@ -86,5 +89,7 @@ class AuroraRun:
             raise ConfigError(
                 f"guidance.clip_levels: no level {min(unknown)}; there are {generator.resolutions}"
             )
+        if self.training.contrastive_weight and not discriminator.contrastive:
+            raise ConfigError("training.contrastive_weight needs discriminator.contrastive=true")
         if generator.text_head.input_dim != discriminator.input_dim:
             raise ConfigError("generator.text_head.input_dim and discriminator.input_dim should be equal")
