@@ -203,5 +203,8 @@ def _initial_weights(init_from: str | None) -> dict[str, dict[str, Tensor]] | No
     if newest is None:
         raise ConfigError(f"--init-from {init_from}: neither a model directory, a run, nor an official .pth")
     tensors, _ = load_checkpoint(newest)
-    critics = {name: dict(tensors[name]) for name in ("discriminator", "vision_aided") if name in tensors}
-    return {"generator": dict(tensors["average"]), **critics}
+    weights = {"generator": dict(tensors["average"])}
+    for name in ("discriminator", "vision_aided"):
+        if name in tensors:
+            weights[name] = dict(tensors[name])
+    return weights

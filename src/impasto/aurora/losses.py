@@ -118,8 +118,8 @@ def score_step(
         scores = discriminator.score(both, captions.repeat(2, 1))
         return {p: s[:batch] for p, s in scores.items()}, {p: s[batch:] for p, s in scores.items()}
 
-    mismatched = (None, None) if wrong is None else split(wrong)
-    return StepScores(*split(text), *mismatched, features=both)
+    other = (None, None) if wrong is None else split(wrong)
+    return StepScores(*split(text), mismatched_real=other[0], mismatched_fake=other[1], features=both)
 
 
 def discriminator_loss(
