@@ -29,6 +29,7 @@ from impasto.metrics.scenes import (
 )
 from impasto.pictures import contact_sheet, read_settings, save_png
 from impasto.runtime.files import atomic_write_text
+from impasto.runtime.lineage import images_before
 from impasto.runtime.model_directory import is_model_directory
 from impasto.vision.efficientnet import ImageFeatures
 
@@ -106,11 +107,13 @@ def model_card(pipe: Any, options: SceneOptions, table: str) -> str:
     networks = ", ".join(
         f"{role} `{digest[:12]}`" for role, digest in told.get("training_networks", {}).items()
     )
-    dataset = told.get("data", {}).get("dataset")
+    dataset, earlier = told.get("data", {}).get("dataset"), images_before(told)
     facts = [
         pipe.summary(),
         f"Trained with the run `{told.get('preset', 'unknown')}` of impasto {impasto.__version__} on "
-        f"{told.get('images_seen', 0):,} " + (_dataset_fact(dataset) if dataset else _scenes_fact(options)),
+        f"{told.get('images_seen', 0):,} "
+        + (_dataset_fact(dataset) if dataset else _scenes_fact(options))
+        + (f" Before that, {earlier:,} in earlier runs." if earlier else ""),
         f"Other networks used in training, by hash: {networks or 'none'}.",
         "Licence: what the licences of the training pictures allow; impasto does not know them."
         if dataset

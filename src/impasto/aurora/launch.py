@@ -34,6 +34,7 @@ from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.guards import Deadline, Graceful
+from impasto.runtime.lineage import remember, with_lineage
 from impasto.runtime.loop import LaunchOptions
 from impasto.runtime.model_directory import is_model_directory
 from impasto.runtime.sinks import make_sinks
@@ -77,6 +78,8 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
         out.mkdir(parents=True, exist_ok=True)
         clean_leftovers(out)
         write_run_config(out, preset, state)
+        if checkpoint is None:
+            remember(out, options.init_from)
     sinks = make_sinks(options.log_to, out, to_dict(run)) if ranks.is_main else []
     with (
         Graceful() as stop,
@@ -91,11 +94,7 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             sinks=sinks,
             evaluate=evaluation(run) if records is None else None,
             best_by="score/overall" if records is None else "",
-            provenance={
-                "preset": preset,
-                "data": told,
-                "training_networks": networks,
-            },
+            provenance=with_lineage({"preset": preset, "data": told, "training_networks": networks}, out),
         )
         try:
             saved = state.restore(checkpoint) if checkpoint else {}

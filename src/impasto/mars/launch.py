@@ -34,6 +34,7 @@ from impasto.mars.vq_training import TokenizerRun
 from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
+from impasto.runtime.lineage import remember, with_lineage
 from impasto.runtime.model_directory import is_model_directory
 
 __all__ = ["LaunchOptions", "find_run", "launch"]
@@ -81,6 +82,8 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions) -> str:
     with Graceful() as stop, TrainingDisplay(training.tokens // run.image_length, start) as display:
         if ranks.is_main:
             start_folder(preset, run, out)
+            if checkpoint is None:
+                remember(out, options.init_from)
             prepare_codes(out, run, parts.tokenizer, display.message)
         ranks.barrier()
         pictures = read_codes(out, run, parts.tokenizer)
@@ -89,7 +92,9 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions) -> str:
         log = RunLog(options, run, display, ranks, start)
         try:
             log.resume(state.images)
-            recorder = StageRecorder(log, parts.tokenizer, state, _provenance(preset, parts))
+            recorder = StageRecorder(
+                log, parts.tokenizer, state, with_lineage(_provenance(preset, parts), out)
+            )
             return train(
                 state, pictures, recorder,
                 ranks=ranks, deadline=Deadline(options.time_limit), stop=stop,
