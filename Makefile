@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 WEIGHTS := src/impasto/weight-packages.txt
 WORKERS ?= 2
 READY := $(VENV)/.ready
+PROMPTS := "a red circle" "a blue square on a gray background" "a green star on a black background"
 
 .PHONY: demo test test-long check setup clean help
 
 help:
-	@echo "make demo       set up, then make pictures from a prompt into demo/"
+	@echo "make demo       set up, then draw and describe with both shipped models, into demo/"
 	@echo "make test       set up, then lint, type check and the fast tests (under 12 minutes on two cores)"
 	@echo "make test-long  what takes longer, full-size checkpoints included (24 GiB of memory)"
 
@@ -25,9 +26,11 @@ $(READY): pyproject.toml constraints.txt $(WEIGHTS)
 setup: $(READY)
 
 demo: $(READY)
-	$(BIN)/impasto generate "a red circle left of a blue square" "three green triangles" "a yellow star" \
-		-n 4 --pyramid --out demo
-	@echo "open demo/sheet.png and demo/pyramid.png"
+	$(BIN)/impasto generate $(PROMPTS) -n 4 --pyramid --out demo/aurora
+	$(BIN)/impasto generate $(PROMPTS) -n 4 --model mars-scenes --out demo/mars
+	$(BIN)/impasto caption demo/aurora/000000.png demo/mars/000000.png --language en
+	$(BIN)/impasto caption demo/aurora/000000.png demo/mars/000000.png --language zh
+	@echo "open demo/aurora/sheet.png, demo/aurora/pyramid.png and demo/mars/sheet.png"
 
 check: $(READY)
 	$(BIN)/ruff check .
