@@ -2,10 +2,10 @@
 
     python benchmarks/data_select.py [--quick] [--rows N] [--workers N] [--json FILE]
 
-Synthetic rows with LAION's columns and about its sizes: addresses of some 80 characters of which an eighth stand
-twice, captions of some 60 characters of which a tenth are Chinese. All kinds of rules are on. The selection runs in
-a process of its own; its peak memory is what the system says of that process (ru_maxrss). Aim: 5 million rows in
-under a minute and 2 GB, on two cores.
+Synthetic rows with LAION's columns: addresses of some 80 characters of which an eighth stood before, captions
+of some 50 characters of which a tenth begin in Chinese. Every kind of rule is on. The selection runs in a
+process of its own; its peak memory is what the system says of that process (ru_maxrss). Aim: 5 million rows
+in under a minute and 2 GB, on two cores.
 """
 
 import argparse
@@ -32,9 +32,7 @@ RULES = (
     "duplicates=pair,url",
     "share=0.9",
 )
-WORDS = (
-    "red apple on a table old house by the sea portrait of woman vintage poster free shipping 2021".split()
-)
+WORDS = "red apple on a table old house by the sea portrait of woman vintage poster free shipping".split()  # noqa: SIM905
 HAN = "一只红色的苹果在桌子上老房子海边女人肖像复古海报"
 
 

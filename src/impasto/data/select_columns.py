@@ -117,8 +117,8 @@ def _value(role: str, columns: Mapping[str, str]) -> str:
     if kind == "VARCHAR":
         return f"nullif(trim(CAST({column} AS VARCHAR), E' \\t\\r\\n'), '')"
     number = f"TRY_CAST({column} AS {kind})"
-    if kind == "DOUBLE":
-        return f"CASE WHEN isnan({number}) THEN NULL ELSE {number} END"
+    if kind == "DOUBLE":  # isnan and comparisons trust pyarrow's statistics, which pass over not-a-number
+        return f"CASE WHEN isfinite({number}) THEN {number} END"  # duckdb/duckdb#25521
     return f"CASE WHEN {number} > 0 THEN {number} END"
 
 

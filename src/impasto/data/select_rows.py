@@ -32,7 +32,7 @@ def open_database(work: Path, threads: int, memory: str) -> Iterator[Any]:
         import duckdb
     except ImportError:
         raise ConfigError("impasto data select needs DuckDB: pip install 'impasto[select]'") from None
-    settings = {
+    settings: dict[str, Any] = {
         "threads": threads,
         "memory_limit": memory,
         "temp_directory": str(work / "spilled"),
@@ -112,7 +112,8 @@ def drop_duplicates(database: Any, options: SelectionOptions) -> dict[str, int]:
         f"{'hash' if 'hash' in options.duplicates else 'NULL'} AS hash FROM candidates"
     )
     groups = {"pair": "rank, text", "url": "rank", "hash": "hash, CASE WHEN hash IS NULL THEN place END"}
-    dropped, before = {}, _count(database)
+    dropped: dict[str, int] = {}
+    before = _count(database)
     for way in dict.fromkeys(options.duplicates):
         kept = f"FROM chosen QUALIFY row_number() OVER (PARTITION BY {groups[way]} ORDER BY digest, rank) = 1"
         before = _replace_chosen(database, f"SELECT * {kept}", f"duplicate {way}", before, dropped)
@@ -152,7 +153,8 @@ def write_parts(
         "ON candidates.rowid = chosen.place ORDER BY candidates.rank, candidates.digest"
     )
     database.execute("DROP TABLE candidates")
-    count, parts = _count(database), []
+    count = _count(database)
+    parts: list[dict[str, Any]] = []
     for start in range(0, max(1, count), options.part_rows):
         end = min(start + options.part_rows, count)
         name = f"part-{len(parts):05d}.parquet"

@@ -83,13 +83,18 @@ def check_scripts(languages: tuple[str, ...]) -> None:
 
 def row_rules(options: SelectionOptions, by_column: bool) -> list[Rule]:
     """The rules that look at one row, in their order. `by_column`: the language is stated."""
-    size = ("width", "height")
+    size, aspect = ("width", "height"), _double(options.maximum_aspect)
     bounds = [
-        Rule("minimum_side", size, f"least(width, height) < {options.minimum_side}", "minimum_side=null"),
+        Rule(
+            "minimum_side",
+            size,
+            f"width < {options.minimum_side} OR height < {options.minimum_side}",
+            "minimum_side=null",
+        ),
         Rule(
             "maximum_aspect",
             size,
-            f"greatest(width, height) > {_double(options.maximum_aspect)} * least(width, height)",
+            f"width > {aspect} * height OR height > {aspect} * width",
             "maximum_aspect=null",
         ),
         *(
