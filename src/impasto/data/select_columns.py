@@ -115,7 +115,9 @@ def _value(role: str, columns: Mapping[str, str]) -> str:
         return f"CAST(NULL AS {kind})"
     column = quoted(columns[role])
     if kind == "VARCHAR":
-        return f"nullif(trim(CAST({column} AS VARCHAR), E' \\t\\r\\n'), '')"
+        text = f"CAST({column} AS VARCHAR)"
+        blank = f"unicode({text}) <= 32 OR unicode(right({text}, 1)) <= 32"  # trim alone is slow
+        return f"nullif(CASE WHEN {blank} THEN trim({text}, E' \\t\\r\\n') ELSE {text} END, '')"
     number = f"TRY_CAST({column} AS {kind})"
     if kind == "DOUBLE":  # isnan and comparisons trust pyarrow's statistics, which pass over not-a-number
         return f"CASE WHEN isfinite({number}) THEN {number} END"  # duckdb/duckdb#25521
