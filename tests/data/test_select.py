@@ -317,6 +317,9 @@ def test_laion_and_coyo_together(tmp_path):
     }
     written = rows_of(tmp_path / "out")
     assert sorted(row["url"] for row in written) == ["a", "b", "d"]
+    write(tmp_path / "in" / ".hidden" / "left.parquet", coyo)
+    again = select([str(tmp_path / "in"), f"{tmp_path}/in/../in/coyo.parquet"], tmp_path / "again")
+    assert again["rows"] == 5 and rows_of(tmp_path / "again") == written
     assert all((row["width"], row["aesthetic"]) == (400, 5.0) for row in written)
 
 

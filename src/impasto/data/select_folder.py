@@ -17,22 +17,22 @@ DESCRIPTION, MADE_BY = "selection.json", "impasto data select"
 
 
 def find_files(sources: list[str]) -> list[str]:
-    """Parquet files of files, folders (within too) and patterns, each once, sorted."""
-    found: set[str] = set()
+    """Parquet files of files, folders (within too, hidden ones apart) and patterns, each once, sorted."""
+    found: dict[Path, str] = {}
     for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            files = [str(file) for file in path.rglob("*.parquet") if file.is_file()]
+        folder = Path(source)
+        if folder.is_dir():
+            inside = [file.relative_to(folder) for file in folder.rglob("*.parquet") if file.is_file()]
+            files = [str(folder / file) for file in inside if not any(p.startswith(".") for p in file.parts)]
+        elif folder.is_file():
+            files = [source]
         else:
-            files = (
-                [source]
-                if path.is_file()
-                else [f for f in glob.glob(source, recursive=True) if os.path.isfile(f)]
-            )
+            files = [name for name in glob.glob(source, recursive=True) if os.path.isfile(name)]
         if not files:
             raise DataError(f"{source}: no parquet file there")
-        found.update(files)
-    return sorted(found)
+        for file in files:
+            found.setdefault(Path(file).resolve(), file)
+    return sorted(found.values())
 
 
 @contextmanager
