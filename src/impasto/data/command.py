@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_verbs(verb: argparse.ArgumentParser) -> None:
-    """`check` and `pack` below `impasto data`."""
+    """`check`, `pack` and `select` below `impasto data`."""
     verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     check = verbs.add_parser("check", help="Look at every sample of a set.")
     check.description = (
@@ -41,6 +41,32 @@ def add_verbs(verb: argparse.ArgumentParser) -> None:
         )
     pack.add_argument("out", metavar="OUT", help="folder to write")
     pack.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples a tar file (1000)")
+    _add_select(verbs)
+
+
+def _add_select(verbs: Any) -> None:
+    select = verbs.add_parser("select", help="Choose rows of LAION's or COYO's metadata to download.")
+    select.description = (
+        "Rows of metadata tables by similarity, scores, size, shape, caption, language, duplicates and a "
+        "seeded sample, with counts by rule, as parquet files for img2dataset. Prints its command line."
+    )
+    select.set_defaults(run=_select)
+    select.add_argument("sources", metavar="PATH", nargs="+", help="parquet file, folder of them, or pattern")
+    select.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    select.add_argument(
+        "--columns", action="append", default=[], metavar="WHAT=COLUMN", help="e.g. similarity=clip_b32"
+    )
+    select.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="rule or option, e.g. minimum_similarity=0.3 or maximum_unsafe=null; may be repeated",
+    )
+    select.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default 2)")
+    select.add_argument("--memory", default="1GB", metavar="SIZE", help="of DuckDB's buffers (default 1GB)")
+    select.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -80,6 +106,31 @@ def _pack(arguments: argparse.Namespace) -> int:
         )
     bad = sum(len(names) for names in packed["bad"].values())
     print(f"wrote {packed['samples']:,} samples in {packed['shards']:,} shards to {arguments.out}; {bad} bad")
+    return 0
+
+
+def _select(arguments: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from impasto.config import override
+    from impasto.data.select import report, select
+    from impasto.data.select_rules import SelectionOptions
+
+    settings = [*arguments.settings, *(f"columns.{mapping}" for mapping in arguments.columns)]
+    with _progress("rows") as progress:
+        selection = select(
+            arguments.sources,
+            Path(arguments.out),
+            override(SelectionOptions(), settings),
+            threads=arguments.workers,
+            memory=arguments.memory,
+            progress=progress,
+        )
+    if arguments.json:
+        print(json.dumps(selection, indent=2, ensure_ascii=False))
+    else:
+        print(f"{report(selection)}\n\nto download (change its numbers at will):\n{selection['command']}")
     return 0
 
 
