@@ -26,13 +26,14 @@ def nano_language() -> LanguageRun:
 
 
 def nano_stage1() -> StageRun:
-    """Drawing and describing at 32 px, 64 tokens a picture."""
+    """Drawing and describing at 32 px, 64 tokens a picture, one object in each."""
     return StageRun(
         model=mars_nano(),
-        data=NANO_SCENES,
+        data=replace(NANO_SCENES, max_objects=1),
         training=StageTraining(
             tokens=7_680_000,
-            optimisation=Optimisation(learning_rate=1e-3),
+            image_to_text=0.3,
+            optimisation=Optimisation(learning_rate=4e-3),
             log_every=25_600,
             sample_every=768_000,
             checkpoint_every=768_000,
@@ -47,7 +48,7 @@ def nano_stage2() -> StageRun:
         run.training,
         tokens=2_304_000,
         image_to_text=0.0,
-        optimisation=Optimisation(learning_rate=3e-4),
+        optimisation=Optimisation(learning_rate=1e-3),
         seed=1,
     )
     return replace(run, training=training)
