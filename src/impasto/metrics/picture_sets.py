@@ -1,0 +1,285 @@
+"""Sets of pictures to measure: what is in them, how they are prepared, and their features.
+
+Nothing is resized unless asked for: pictures of one set, and of all sets that are compared, have one size, or
+`side` says to which square they are cropped and resized. A picture that cannot be read is counted by its
+reason and left out; no other takes its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from impasto.config import ConfigError
+from impasto.data.opening import kind_of, open_data
+from impasto.data.options import DatasetOptions
+from impasto.data.records import PICTURE_SUFFIXES, BadSampleError, DataError, Faults, Records
+from impasto.data.transforms import decode, fit
+from impasto.metrics.extractors import Extractor
+from impasto.pictures import read_settings
+
+SHEETS = ("sheet.png", "pyramid.png")  # what `impasto generate` writes beside the pictures
+A_SHEET, FIRST_PICTURE = "sheet of other pictures", "000000.png"
+BATCH, WORKERS = 64, 2
+DECODING = DatasetOptions()  # its limits, a crop of the centre, Lanczos
+
+Progress = Callable[[int, int], None]
+
+
+class Stored(NamedTuple):
+    """A picture as it is kept: its name, the bytes of its file, its prompt if it has one."""
+
+    name: str
+    data: bytes
+    prompt: str | None
+
+
+class PictureSet(Protocol):
+    """Numbered pictures. `faults`: what was left out on opening; `fingerprint`: of the files' names, sizes
+    and times of modification, without reading them."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def faults(self) -> Faults: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def read(self, index: int) -> Stored:
+        """Picture 0 <= index < len. Raises BadSampleError. Safe to call from several threads."""
+        ...
+
+
+class PictureFolder:
+    """Every picture below a folder, in the order of the paths; prompts are those in the files' metadata."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self.folder, self.faults = str(folder), folder, Faults()
+        names = sorted(_pictures_below(folder))
+        generated = FIRST_PICTURE in names
+        self.names = [name for name in names if not (generated and name in SHEETS)]
+        for name in set(names) - set(self.names):
+            self.faults.add(A_SHEET, name)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        return _stat_digest(self.folder, self.names)
+
+    def read(self, index: int) -> Stored:
+        name = self.names[index]
+        try:
+            data = (self.folder / name).read_bytes()
+        except OSError:
+            raise BadSampleError("no picture", name) from None
+        return Stored(name, data, _prompt_in(data))
+
+
+class CaptionedPictures:
+    """A set that training reads; the prompt of a picture is its first caption."""
+
+    def __init__(self, source: str, records: Records) -> None:
+        self.source, self.records, self.faults = source, records, records.faults
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def fingerprint(self) -> str:
+        path = Path(self.source)
+        stats = _stat_digest(path.parent, [path.name])
+        if path.is_dir():
+            files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+            names = [str(file) for file in files if not any(part.startswith(".") for part in file.parts)]
+            stats = _stat_digest(path, sorted(names))
+        return hashlib.sha256((self.records.fingerprint + stats).encode()).hexdigest()
+
+    def read(self, index: int) -> Stored:
+        record = self.records.read(index)
+        return Stored(record.name, record.picture, record.captions[0].text)
+
+
+def open_pictures(source: str) -> PictureSet:
+    """A folder of pictures, or any set that `impasto.data` opens (tar files, a metadata table, `datasets`,
+    scenes:COUNT:SIDE). Raises ConfigError or DataError, in one line, also for a set without pictures."""
+    path = Path(source)
+    if path.is_dir() and kind_of(path) == "folder":
+        found: PictureSet = PictureFolder(path)
+        if not len(found):
+            raise DataError(f"{source} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+        return found
+    if not path.exists() and not source.startswith("scenes:"):
+        raise ConfigError(f"{source}: there is no such folder of pictures")
+    return CaptionedPictures(source, open_data(source))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFeatures:
+    """The good pictures of a set: features [N, D] fp32, and for each its number in the set, its name and its
+    prompt. `size`: (width, height) as stored where all have one, before any resizing; `enlarged`: how many
+    were smaller than the side asked for; `content`: sha256 over names and bytes; `skipped`: files by
+    reason."""
+
+    features: Tensor
+    indices: tuple[int, ...]
+    names: tuple[str, ...]
+    prompts: tuple[str | None, ...]
+    size: tuple[int, int] | None
+    enlarged: int
+    content: str
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+
+def preparation(side: int | None) -> dict[str, Any]:
+    """How pictures are prepared, for reports and as part of a cache's key."""
+    return {
+        "resize": side,
+        "crop": "none; the pictures are square" if side is None else "centre",
+        "resampling": "none" if side is None else "lanczos (Pillow)",
+        "transparency": "on white",
+        "orientation": "as EXIF says",
+    }
+
+
+def prepare(data: bytes, name: str, side: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """A picture as the extractor gets it, and the size it is stored at. Raises BadSampleError."""
+    image = decode(data, name, DECODING)
+    return (image if side is None else Image.fromarray(fit(image, side, DECODING))), image.size
+
+
+def measure_features(
+    pictures: PictureSet,
+    extractor: Extractor,
+    side: int | None = None,
+    *,
+    batch: int = BATCH,
+    workers: int = WORKERS,
+    progress: Progress = lambda done, total: None,
+) -> SetFeatures:
+    """Features of every picture that can be read; no more than two batches of pictures are held at once.
+
+    Raises ConfigError where sizes are mixed or not square and no side is given, DataError where no picture
+    can be read.
+    """
+    if side is not None and side < 1:
+        raise ConfigError(f"--resize {side} should be a number of pixels")
+    skipped, parts = Faults(), []
+    kept: list[_Loaded] = []
+    digest, done = hashlib.sha256(), 0
+    for reason, name in pictures.faults:
+        skipped.add(reason, name)
+    for loaded in _batches(pictures, side, batch, workers):
+        for item in loaded:
+            if isinstance(item, BadSampleError):
+                skipped.add(item.reason, item.name)
+        good = [item for item in loaded if isinstance(item, _Loaded)]
+        for item in good:
+            digest.update(item.name.encode("utf-8", "surrogateescape") + b"\0" + item.digest)
+            if side is None:
+                _check_size(item, kept[0] if kept else good[0])
+        if good:
+            pixels = torch.from_numpy(np.stack([item.pixels for item in good])).permute(0, 3, 1, 2)
+            parts.append(extractor.features(pixels.float() / 127.5 - 1))
+            kept += [item._replace(pixels=_NOTHING) for item in good]
+        done += len(loaded)
+        progress(done, len(pictures))
+    if not kept:
+        raise DataError(f"{pictures.source} holds no picture that can be read: {skipped.summary()}")
+    sizes = {item.size for item in kept}
+    return SetFeatures(
+        features=torch.cat(parts),
+        indices=tuple(item.number for item in kept),
+        names=tuple(item.name for item in kept),
+        prompts=tuple(item.prompt for item in kept),
+        size=sizes.pop() if len(sizes) == 1 else None,
+        enlarged=sum(min(item.size) < side for item in kept) if side is not None else 0,
+        content=digest.hexdigest(),
+        skipped=skipped.files(),
+    )
+
+
+class _Loaded(NamedTuple):
+    number: int
+    name: str
+    prompt: str | None
+    size: tuple[int, int]
+    digest: bytes
+    pixels: np.ndarray
+
+
+_NOTHING = np.empty(0, dtype=np.uint8)
+
+
+def _load(pictures: PictureSet, index: int, side: int | None) -> _Loaded | BadSampleError:
+    try:
+        stored = pictures.read(index)
+        image, size = prepare(stored.data, stored.name, side)
+    except BadSampleError as bad:
+        return bad
+    digest = hashlib.sha256(stored.data).digest()
+    return _Loaded(index, stored.name, stored.prompt, size, digest, np.asarray(image))
+
+
+def _batches(
+    pictures: PictureSet, side: int | None, batch: int, workers: int
+) -> Iterator[list[_Loaded | BadSampleError]]:
+    """Batches in order, the next one read while one is used."""
+    with ThreadPoolExecutor(max(1, workers), "pictures") as pool:
+        pending: list = []
+        for start in range(0, len(pictures), batch):
+            indices = range(start, min(start + batch, len(pictures)))
+            ahead = [pool.submit(_load, pictures, index, side) for index in indices]
+            if pending:
+                yield [task.result() for task in pending]
+            pending = ahead
+        yield [task.result() for task in pending]
+
+
+def _check_size(item: _Loaded, first: _Loaded) -> None:
+    if item.size != first.size:
+        one, other = (f"{x.name} is {x.size[0]}x{x.size[1]}" for x in (first, item))
+        raise ConfigError(f"sizes are mixed ({one}, {other}); --resize SIDE crops and resizes them")
+    if item.size[0] != item.size[1]:
+        size = f"{item.size[0]}x{item.size[1]}"
+        raise ConfigError(f"{item.name} is {size}, not square; --resize SIDE crops and resizes all")
+
+
+def _prompt_in(data: bytes) -> str | None:
+    """What the file says it shows; None for a file that says nothing or is none."""
+    try:
+        prompt = read_settings(io.BytesIO(data)).get("prompt")
+    except Exception:  # of Pillow's plugins on damaged files, which `decode` counts, and of foreign metadata
+        return None
+    return prompt if isinstance(prompt, str) else None
+
+
+def _pictures_below(folder: Path) -> Iterator[str]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(PICTURE_SUFFIXES):
+                yield os.path.relpath(os.path.join(place, name), folder)
+
+
+def _stat_digest(folder: Path, names: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        try:
+            stat = (folder / name).stat()
+        except OSError:
+            continue
+        digest.update(os.fsencode(name) + f"\0{stat.st_size} {stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
