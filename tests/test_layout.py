@@ -15,6 +15,10 @@ TOP = {
     "loading",
     "evaluation",
     "evaluation_command",
+    "evaluation_sets",
+    "evaluation_table",
+    "evaluation_page",
+    "evaluation_blind",
     "training_families",
     "serve",
 }  # the only places that know the families

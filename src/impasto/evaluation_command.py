@@ -17,9 +17,9 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     verb.description = (
         "Score a model with the oracle of scenes: ten fixed prompts and sampled ones, of combinations that "
         "training contains and that it does not, with 95 % intervals, beside real renders, the untrained "
-        "network and chance. A folder of pictures written by `impasto generate` is scored on its own prompts; "
-        "with --reference it is measured against other pictures instead. --compare puts reports side by side, "
-        "--blind makes a page for people to choose on."
+        "network and chance. A folder of pictures written by `impasto generate` is scored on its own "
+        "prompts; with --reference it is measured against other pictures instead. --compare puts reports "
+        "side by side, --blind makes a page for people to choose on."
     )
     verb.add_argument(
         "target", nargs="?", metavar="MODEL_OR_IMAGE_DIR", help="model, or a folder of pictures"
@@ -98,7 +98,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
         if arguments.pairs is not None and arguments.pairs < 1:
             raise ConfigError(f"--pairs {arguments.pairs} should be at least 1")
-        print(write_blind(*arguments.blind, out, seed=arguments.seed, most=arguments.pairs), end="")
+        first, second = arguments.blind
+        print(write_blind(first, second, out, seed=arguments.seed, most=arguments.pairs), end="")
     elif arguments.blind_answers is not None:
         from impasto.evaluation_blind import score_blind
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import impasto
 from impasto.evaluation_page import Sheet, html_report, markdown_report, result_table
-from impasto.metrics.comparison import Comparison, check_sets, compare
+from impasto.metrics.comparison import Comparison, check_counts, check_sets, compare
 from impasto.metrics.copies import CLOSE
 from impasto.metrics.extractors import Extractor
 from impasto.metrics.feature_cache import cached_features
@@ -76,6 +76,7 @@ def evaluate_sets(
     if options.training is not None:
         sources["training"] = options.training
     opened = {name: open_pictures(source) for name, source in sources.items()}
+    check_counts({name: len(found) for name, found in opened.items()}, allow_small=options.allow_small)
     members: dict[str, _Member] = {}
     for name, pictured in opened.items():
 

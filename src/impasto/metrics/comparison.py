@@ -46,8 +46,9 @@ def compare(pictures: SetFeatures, reference: SetFeatures, training: SetFeatures
 
 
 def check_sets(sets: dict[str, SetFeatures], *, side: int | None, allow_small: bool) -> None:
-    """ConfigError where the numbers would mislead: sizes that differ, few pictures, a set against itself.
-    `sets`: "pictures", "reference" and maybe "training"."""
+    """ConfigError where the numbers would mislead: few pictures, sizes that differ, training pictures that
+    stand for held-out ones. `sets`: "pictures", "reference" and maybe "training"."""
+    check_counts({name: len(found.names) for name, found in sets.items()}, allow_small=allow_small)
     first = next(iter(sets.values()))
     for name, found in sets.items():
         if side is None and found.size != first.size:
@@ -55,13 +56,6 @@ def check_sets(sets: dict[str, SetFeatures], *, side: int | None, allow_small: b
             raise ConfigError(
                 f"the pictures are {one}, those of --{name} {other}; --resize SIDE crops and resizes both"
             )
-        if len(found.names) < (LEAST if allow_small else SMALL_SAMPLE) and name != "training":
-            least = (
-                f"{LEAST} are the least any measure takes"
-                if allow_small
-                else f"below {SMALL_SAMPLE:,} the distance is mostly bias (--allow-small measures anyway)"
-            )
-            raise ConfigError(f"{len(found.names):,} {_TITLES[name]}: {least}")
     if "training" in sets and sets["training"].content == sets["reference"].content:
         raise ConfigError(
             "--training and --reference are the same pictures: copies are told by how much nearer to the "
@@ -69,7 +63,18 @@ def check_sets(sets: dict[str, SetFeatures], *, side: int | None, allow_small: b
         )
 
 
-_TITLES = {"pictures": "pictures", "reference": "reference pictures", "training": "training pictures"}
+def check_counts(counts: dict[str, int], *, allow_small: bool) -> None:
+    """ConfigError for few pictures or few of the reference; the training set may be of any size."""
+    least = LEAST if allow_small else SMALL_SAMPLE
+    why = "below {:,} the distance is mostly bias (--allow-small measures anyway)"
+    if allow_small:
+        why = "{:,} are the least any measure takes"
+    for name in ("pictures", "reference"):
+        if counts[name] < least:
+            raise ConfigError(f"{counts[name]:,} {_TITLES[name]}: {why.format(least)}")
+
+
+_TITLES = {"pictures": "pictures", "reference": "reference pictures"}
 
 
 def _stats(found: SetFeatures) -> FrechetStats:
