@@ -70,28 +70,29 @@ def torch_fidelity_reader() -> Callable[[Path, Extractor], None] | None:
     """torch-fidelity's own loop over a folder, with our network; None where it is not installed."""
     try:
         from torch_fidelity.datasets import ImagesPathDataset
+        from torch_fidelity.feature_extractor_base import FeatureExtractorBase
         from torch_fidelity.utils import get_featuresdict_from_dataset
     except ImportError:
         return None
 
-    class Adapted(torch.nn.Module):
+    class Adapted(FeatureExtractorBase):
         def __init__(self, extractor: Extractor) -> None:
-            super().__init__()
+            super().__init__("adapted", ["features"])
             self.extractor = extractor
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("features",)
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
             return (self.extractor.features(images.float() / 127.5 - 1),)
 
-        def get_requested_features_list(self) -> list[str]:
-            return ["features"]
-
-        def convert_features_tuple_to_dict(self, found: tuple[torch.Tensor]) -> dict[str, torch.Tensor]:
-            return {"features": found[0]}
-
     def run(folder: Path, extractor: Extractor) -> None:
         files = [str(file) for file in sorted(folder.glob("*.png"))]
-        dataset = ImagesPathDataset(files)
-        get_featuresdict_from_dataset(dataset, Adapted(extractor), BATCH, False, False, verbose=False)
+        # "save_cpu_ram": no processes beside this one, whose time would not be counted
+        get_featuresdict_from_dataset(
+            ImagesPathDataset(files), Adapted(extractor), BATCH, False, save_cpu_ram=True, verbose=False
+        )
 
     return run
 

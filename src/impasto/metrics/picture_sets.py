@@ -176,7 +176,7 @@ def measure_features(
     """
     if side is not None and side < 1:
         raise ConfigError(f"--resize {side} should be a number of pixels")
-    skipped, parts = Faults(), []
+    skipped, rows = Faults(), _Rows(len(pictures), batch)
     kept: list[_Loaded] = []
     digest, done = hashlib.sha256(), 0
     for reason, name in pictures.faults:
@@ -191,8 +191,7 @@ def measure_features(
             if side is None:
                 _check_size(item, kept[0] if kept else good[0])
         if good:
-            pixels = torch.from_numpy(np.stack([item.pixels for item in good])).permute(0, 3, 1, 2)
-            parts.append(extractor.features(pixels.float() / 127.5 - 1))
+            rows.add(extractor, [item.pixels for item in good])
             kept += [item._replace(pixels=_NOTHING) for item in good]
         done += len(loaded)
         progress(done, len(pictures))
@@ -200,7 +199,7 @@ def measure_features(
         raise DataError(f"{pictures.source} holds no picture that can be read: {skipped.summary()}")
     sizes = {item.size for item in kept}
     return SetFeatures(
-        features=torch.cat(parts),
+        features=rows.filled(),
         indices=tuple(item.number for item in kept),
         names=tuple(item.name for item in kept),
         prompts=tuple(item.prompt for item in kept),
@@ -218,6 +217,32 @@ class _Loaded(NamedTuple):
     size: tuple[int, int]
     digest: bytes
     pixels: np.ndarray
+
+
+class _Rows:
+    """Features as they come. The memory is taken once: batches and features that are allocated in turn leave
+    holes in the heap that grow by a batch each time (measured with glibc)."""
+
+    def __init__(self, most: int, batch: int) -> None:
+        self._most, self._batch, self._count = most, batch, 0
+        self._images: Tensor | None = None
+        self._features: Tensor | None = None
+
+    def add(self, extractor: Extractor, pictures: list[np.ndarray]) -> None:
+        if self._images is None:
+            self._images = torch.empty(min(self._batch, self._most), 3, *pictures[0].shape[:2])
+        images = self._images[: len(pictures)]
+        for image, pixels in zip(images, pictures, strict=True):
+            image.copy_(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
+        found = extractor.features(images.div_(127.5).sub_(1))
+        if self._features is None:
+            self._features = torch.empty(self._most, found.shape[1])
+        self._features[self._count : self._count + len(found)] = found
+        self._count += len(found)
+
+    def filled(self) -> Tensor:
+        assert self._features is not None
+        return self._features if self._count == self._most else self._features[: self._count].clone()
 
 
 _NOTHING = np.empty(0, dtype=np.uint8)
