@@ -25,7 +25,8 @@ from PIL import Image
 
 from impasto.metrics.comparison import compare
 from impasto.metrics.extractors import Extractor, load_extractor, to_bytes
-from impasto.metrics.picture_sets import SetFeatures, measure_features, open_pictures
+from impasto.metrics.picture_sets import SetFeatures, measure_features
+from impasto.metrics.picture_sources import open_pictures
 from impasto.pictures import from_images
 
 STORED, BATCH = 256, 32

@@ -20,7 +20,8 @@ from impasto.metrics.blind import (
     read_answers,
     score_answers,
 )
-from impasto.metrics.picture_sets import Stored, open_pictures, prepare
+from impasto.metrics.picture_sets import prepare
+from impasto.metrics.picture_sources import Stored, open_pictures
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.report import embedded, page
 

@@ -23,7 +23,8 @@ from impasto.metrics.extractors import Extractor
 from impasto.metrics.feature_cache import cached_features
 from impasto.metrics.intervals import RESAMPLES
 from impasto.metrics.manifold import NEIGHBOURS
-from impasto.metrics.picture_sets import PictureSet, SetFeatures, open_pictures, preparation, prepare
+from impasto.metrics.picture_sets import SetFeatures, preparation, prepare
+from impasto.metrics.picture_sources import PictureSet, open_pictures
 from impasto.metrics.sets import nearest
 from impasto.pictures import contact_sheet, save_png
 from impasto.runtime.files import atomic_write_text

@@ -13,7 +13,8 @@ from impasto.data.records import DataError
 from impasto.metrics.comparison import check_sets, compare
 from impasto.metrics.extractors import Extractor, load_extractor
 from impasto.metrics.feature_cache import cache_key, cached_features, read_cache
-from impasto.metrics.picture_sets import measure_features, open_pictures
+from impasto.metrics.picture_sets import measure_features
+from impasto.metrics.picture_sources import open_pictures
 from impasto.pictures import save_png
 
 

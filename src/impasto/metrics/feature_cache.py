@@ -15,13 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from impasto.metrics.extractors import Extractor
-from impasto.metrics.picture_sets import (
-    PictureSet,
-    Progress,
-    SetFeatures,
-    measure_features,
-    preparation,
-)
+from impasto.metrics.picture_sets import Progress, SetFeatures, measure_features, preparation
+from impasto.metrics.picture_sources import PictureSet
 from impasto.runtime.files import atomic_path
 
 FORMAT = 1
