@@ -14,6 +14,11 @@ TOP = {
     "families",
     "loading",
     "evaluation",
+    "evaluation_command",
+    "evaluation_sets",
+    "evaluation_table",
+    "evaluation_page",
+    "evaluation_blind",
     "training_families",
     "serve",
 }  # the only places that know the families

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from impasto import __version__
 from impasto.assets import MissingAssetError
+from impasto.command_options import DTYPES, usable_device
 from impasto.config import ConfigError, first_line
 from impasto.data.command import add_verbs as add_data_verbs
+from impasto.evaluation_command import add_options as add_evaluate_verb
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"
 GENERATE_OPTIONS = ("truncation", "truncation_mode", "pyramid", "guidance", "temperature", "top_k", "top_p")
-DTYPES = ("float32", "bfloat16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_caption(verbs)
     _add_train(verbs)
     _add_data(verbs)
-    _add_evaluate(verbs)
+    add_evaluate_verb(verbs.add_parser("evaluate", help="Score a model, or pictures that were made before."))
     _add_list(verbs)
     _add_info(verbs)
     _add_assets(verbs)
@@ -137,30 +138,6 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
     add_data_verbs(verbs.add_parser("data", help="Check and pack sets of captioned pictures."))
 
 
-def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
-    verb = _verb(verbs, "evaluate", "Score a model, or pictures that were made before.", _evaluate)
-    verb.description = (
-        "Score a model with the oracle of scenes: ten fixed prompts and sampled ones, of combinations that "
-        "training contains and that it does not, with 95 % intervals, beside real renders, the untrained "
-        "network and chance. A folder of pictures written by `impasto generate` is scored on its own prompts."
-    )
-    verb.add_argument("target", metavar="MODEL_OR_IMAGE_DIR", help="model, or a folder of pictures")
-    verb.add_argument("--protocol", choices=("scenes",), default="scenes", help="what to measure (scenes)")
-    verb.add_argument("--count", type=int, default=500, help="sampled prompts of each kind (default 500)")
-    verb.add_argument("--seed", type=int, default=0, help="noise stream of the first picture (default 0)")
-    verb.add_argument("--out", default="report", metavar="DIR", help="folder to write (default report)")
-    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
-    verb.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar="PATH=VALUE",
-        help="which scenes, e.g. max_objects=1 (default: as the model was trained); may be repeated",
-    )
-
-
 def _add_list(verbs: argparse._SubParsersAction) -> None:
     _verb(verbs, "list", "List shipped models and presets.", _list)
 
@@ -249,7 +226,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     check_options(describe(arguments.model, arguments.settings).family, options, arguments.model)
     with_pyramid = options.pop("pyramid", False)
     pipe = impasto.load(arguments.model, arguments.settings)
-    pipe.to(_device(arguments.device), getattr(torch, arguments.dtype))
+    pipe.to(usable_device(arguments.device), getattr(torch, arguments.dtype))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         generation = pipe.generate(
@@ -293,7 +270,7 @@ def _caption(arguments: argparse.Namespace) -> int:
         raise ValueError(f"'{arguments.model}' is a model of the family {family.name}; only mars describes")
     pictures = [open_picture(path) for path in arguments.pictures]
     pipe = impasto.load(arguments.model, arguments.settings)
-    pipe.to(_device(arguments.device), getattr(torch, arguments.dtype))
+    pipe.to(usable_device(arguments.device), getattr(torch, arguments.dtype))
     if not pipe.trained:
         print(f"'{pipe.name}' is untrained: its sentences describe no picture.", file=sys.stderr)
     with warnings.catch_warnings():
@@ -326,37 +303,11 @@ def _train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         init_from=arguments.init_from,
         time_limit=arguments.time_limit,
-        device=_device(arguments.device),
+        device=usable_device(arguments.device),
         log_to=tuple(arguments.log_to),
     )
     reason = family.launch(arguments.preset, run, options)
     print(f"{reason}; the run is in {options.out}, its model in {options.out / 'model'}")
-    return 0
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    import torch
-
-    from impasto.evaluation import evaluate_model, evaluate_pictures, holds_pictures
-
-    out, target = Path(arguments.out), Path(arguments.target)
-    if holds_pictures(target):
-        print(evaluate_pictures(target, out))
-    else:
-        print(
-            evaluate_model(
-                arguments.target,
-                out,
-                count=arguments.count,
-                seed=arguments.seed,
-                device=_device(arguments.device),
-                dtype=getattr(torch, arguments.dtype),
-                settings=arguments.settings,
-            )
-        )
-    print(f"wrote {out / 'report.md'}, report.json and sheets")
     return 0
 
 
@@ -435,17 +386,6 @@ def _convert(arguments: argparse.Namespace) -> int:
         official_to_directory(source, target, constructor, arguments.text_encoder)
     print(f"wrote {target}")
     return 0
-
-
-def _device(name: str) -> str:
-    """The device, if this machine has it."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} is not usable here: {first_line(error)}") from None
-    return name
 
 
 if __name__ == "__main__":

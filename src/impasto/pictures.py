@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = N
         image.save(temporary, format="PNG", pnginfo=info)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(file: Path | BinaryIO) -> dict[str, Any]:
     """The settings a picture was made with; {} for pictures that carry none."""
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         return json.loads(image.info.get(METADATA_KEY, "{}"))

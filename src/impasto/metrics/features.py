@@ -11,6 +11,7 @@ from impasto.pictures import from_images
 from impasto.vision.efficientnet import ImageFeatures
 
 EXTRACTOR = "efficientnet-lite0"
+SIDE = 64  # of its input: a distance by the same name has the same input
 SMALL_SAMPLE = 2_048  # below, the distance is mostly the bias of a covariance of few pictures
 
 
@@ -28,7 +29,9 @@ def refuse_training_networks(name: str, fingerprint: str, provenance: Mapping[st
             )
 
 
-def reporting_features(provenance: Mapping[str, Any], name: str = EXTRACTOR, side: int = 64) -> ImageFeatures:
+def reporting_features(
+    provenance: Mapping[str, Any], name: str = EXTRACTOR, side: int = SIDE
+) -> ImageFeatures:
     """The extractor for reports on a model of this provenance. Raises SameNetworkError, MissingAssetError."""
     extractor = ImageFeatures(name, side)
     refuse_training_networks(name, extractor.fingerprint, provenance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -59,13 +61,34 @@ class FrechetStats:
         return self._scatter / (self.count - 1)
 
 
-def frechet_distance(first: FrechetStats, second: FrechetStats) -> float:
+@dataclass(frozen=True)
+class Frechet:
+    """A distance, and how well its square root of S1 S2 is determined: the rank of that product, of `width`
+    features, and its condition number, infinite below full rank. N pictures give a rank of N - 1 at most."""
+
+    distance: float
+    condition: float
+    rank: int
+    width: int
+
+
+def frechet(first: FrechetStats, second: FrechetStats) -> Frechet:
     """Squared difference of the means + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2), by eigen-decomposition, which
     is exact for covariances of less than full rank too."""
     root = _square_root(first.covariance)
-    between = torch.linalg.eigvalsh(_symmetric(root @ second.covariance @ root))
-    trace = first.covariance.trace() + second.covariance.trace() - 2 * between.clamp_min(0).sqrt().sum()
-    return float((first.mean - second.mean).square().sum() + trace)
+    between = torch.linalg.eigvalsh(_symmetric(root @ second.covariance @ root)).clamp_min(0)
+    trace = first.covariance.trace() + second.covariance.trace() - 2 * between.sqrt().sum()
+    distance = float((first.mean - second.mean).square().sum() + trace)
+    largest, width = between.max(), len(between)
+    smallest = largest * width * torch.finfo(between.dtype).eps  # below, an eigenvalue is rounding
+    rank = int((between > smallest).sum())
+    condition = float(largest / between.min()) if rank == width else float("inf")
+    return Frechet(distance, condition, rank, width)
+
+
+def frechet_distance(first: FrechetStats, second: FrechetStats) -> float:
+    """The distance alone."""
+    return frechet(first, second).distance
 
 
 def _square_root(matrix: Tensor) -> Tensor:

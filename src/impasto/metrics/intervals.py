@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 4_000  # ours: the limits then move by less than a hundredth of their distance
+DRAWN_AT_ONCE = 2**20  # numbers of a bootstrap, so that its memory does not grow with the sample
+NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,23 @@ def bootstrap(values: Sequence[float], *, seed: int = 0, confidence: float = 0.9
     if sample.size == 0:
         raise ValueError("an interval needs at least one value")
     rng = np.random.default_rng(seed)
-    means = sample[rng.integers(sample.size, size=(RESAMPLES, sample.size))].mean(axis=1)
+    rows = max(1, DRAWN_AT_ONCE // sample.size)
+    parts = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
+    means = np.concatenate(
+        [sample[rng.integers(sample.size, size=(n, sample.size))].mean(axis=1) for n in parts]
+    )
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
     return Estimate(float(sample.mean()), float(low), float(high))
+
+
+def wilson(successes: int, trials: int) -> Estimate:
+    """A share with Wilson's 95 % interval (1927), which stays within 0 and 1 and is wide for few trials.
+    Raises ValueError without trials."""
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} of {trials} is no share")
+    share, square = successes / trials, NORMAL_95**2
+    centre = (share + square / (2 * trials)) / (1 + square / trials)
+    spread = share * (1 - share) / trials + square / (4 * trials**2)
+    half = NORMAL_95 * spread**0.5 / (1 + square / trials)
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from impasto.metrics.intervals import Estimate
+from impasto.metrics.intervals import NORMAL_95, Estimate
 from impasto.metrics.sets import blocks, check_features
 
 DEGREE, COEFFICIENT = 3, 1.0  # the paper's kernel: (x . y / D + 1)^3
-NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)

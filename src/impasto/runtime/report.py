@@ -1,10 +1,14 @@
 """A run on one page: curves of its metrics and its newest samples, as HTML without scripts or downloads."""
 
+import base64
 import html
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.log import read_metrics
@@ -30,10 +34,22 @@ def write_report(run: Path, title: str, configuration: str = "") -> Path:
     if configuration:
         escaped = html.escape(configuration)
         parts.append(f"<details><summary>configuration</summary><pre>{escaped}</pre></details>")
-    head = f"<meta charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
     path = run / "report.html"
-    atomic_write_text(path, f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n")
+    atomic_write_text(path, page(title, "".join(parts)))
     return path
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """A whole HTML file in the one look of this package; `body` is HTML, `style` more of CSS."""
+    head = f"<meta charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}{style}</style>"
+    return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n"
+
+
+def embedded(picture: Image.Image) -> str:
+    """A picture as the address of an <img>, inside the page; nothing of its file but the pixels."""
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _samples(run: Path) -> str:

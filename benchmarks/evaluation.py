@@ -1,0 +1,193 @@
+"""How fast pictures become features, on one core: Impasto's streaming measure, a plain loop with the
+same network and preparation, and torch-fidelity's own reader where it is installed; how memory grows with the
+number of pictures; and how long the statistics take.
+
+    python benchmarks/evaluation.py [--quick] [--json FILE]
+
+The ways take turns on the same pictures in one process, so that what else the machine does falls on all.
+Aims: at least 0.95 of the speed of the others; memory that grows by the features alone (5 KB a picture) and
+not by the pictures (196 KB each at 256 px as bytes, four times that as numbers).
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from impasto.metrics.comparison import compare
+from impasto.metrics.extractors import Extractor, load_extractor, to_bytes
+from impasto.metrics.picture_sets import SetFeatures, measure_features
+from impasto.metrics.picture_sources import open_pictures
+from impasto.pictures import from_images
+
+STORED, BATCH = 256, 32
+
+
+class Pixels:
+    """A network of no cost, to see the memory of the reading alone."""
+
+    name, distance, fingerprint = "pixels", "FD-Pixels", "0" * 64
+    settings = {"side": 16}  # noqa: RUF012
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(images, (20, 21)).flatten(1)
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """Pictures with structure at every scale, as PNG."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        pixels = np.zeros((STORED, STORED, 3))
+        for cells in (3, 12, 48):
+            noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+            pixels += np.asarray(noise.resize((STORED, STORED), Image.Resampling.BICUBIC)) / 3
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:06d}.png")
+
+
+def streamed(folder: Path, extractor: Extractor) -> None:
+    measure_features(open_pictures(str(folder)), extractor, batch=BATCH, workers=1)
+
+
+def plain_loop(folder: Path, extractor: Extractor) -> None:
+    files = sorted(folder.glob("*.png"))
+    parts = []
+    for start in range(0, len(files), BATCH):
+        pictures = [Image.open(file).convert("RGB") for file in files[start : start + BATCH]]
+        parts.append(extractor.features(from_images(pictures)))
+    torch.cat(parts)
+
+
+def torch_fidelity_reader() -> Callable[[Path, Extractor], None] | None:
+    """torch-fidelity's own loop over a folder, with our network; None where it is not installed."""
+    try:
+        from torch_fidelity.datasets import ImagesPathDataset
+        from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+        from torch_fidelity.utils import get_featuresdict_from_dataset
+    except ImportError:
+        return None
+
+    class Adapted(FeatureExtractorBase):
+        def __init__(self, extractor: Extractor) -> None:
+            super().__init__("adapted", ["features"])
+            self.extractor = extractor
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("features",)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.extractor.features(images.float() / 127.5 - 1),)
+
+    def run(folder: Path, extractor: Extractor) -> None:
+        files = [str(file) for file in sorted(folder.glob("*.png"))]
+        # "save_cpu_ram": no processes beside this one, whose time would not be counted
+        get_featuresdict_from_dataset(
+            ImagesPathDataset(files), Adapted(extractor), BATCH, False, save_cpu_ram=True, verbose=False
+        )
+
+    return run
+
+
+def speeds(folder: Path, count: int, rounds: int) -> dict[str, float]:
+    """Pictures a second of one core's time, and ratios of medians."""
+    extractor = load_extractor()
+    ways: dict[str, Callable[[Path, Extractor], None]] = {"impasto": streamed, "plain_loop": plain_loop}
+    theirs = torch_fidelity_reader()
+    if theirs is not None:
+        ways["torch_fidelity"] = theirs
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(rounds + 1):
+        for way in list(ways) if turn % 2 else list(ways)[::-1]:
+            started = time.process_time()
+            ways[way](folder, extractor)
+            if turn:  # the first is for warming up
+                seconds[way].append(time.process_time() - started)
+    medians = {way: statistics.median(values) for way, values in seconds.items()}
+    result = {f"{way}_pictures_per_core_second": count / median for way, median in medians.items()}
+    for way in ways:
+        if way != "impasto":
+            result[f"against_{way}"] = medians[way] / medians["impasto"]
+    return result
+
+
+def _peak(folder: str, queue: multiprocessing.Queue) -> None:
+    torch.set_num_threads(1)
+    measure_features(open_pictures(folder), Pixels(), batch=BATCH)
+    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def peak_memory(folder: Path) -> int:
+    """Bytes at the peak, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_peak, args=(str(folder), queue))
+    process.start()
+    peak = queue.get(timeout=120)
+    process.join()
+    return peak
+
+
+def statistics_seconds(count: int) -> float:
+    """Every measure of two sets of so many features, once."""
+    generator = torch.Generator().manual_seed(0)
+    sets = [
+        SetFeatures(
+            features=torch.randn(count, 1280, generator=generator),
+            indices=(),
+            names=(),
+            prompts=(None,) * count,
+            size=None,
+            enlarged=0,
+            content="",
+        )
+        for _ in range(2)
+    ]
+    started = time.process_time()
+    compare(*sets)
+    return time.process_time() - started
+
+
+def measure(count: int, rounds: int) -> dict[str, float]:
+    assert torch.equal(to_bytes(torch.tensor([-1.0, 1])), torch.tensor([0, 255], dtype=torch.uint8))
+    with tempfile.TemporaryDirectory() as name:
+        few, many = Path(name, "few"), Path(name, "many")
+        write_pictures(few, count)
+        many.mkdir()
+        for copy in range(4):
+            for file in few.iterdir():
+                (many / f"{copy}{file.name}").symlink_to(file)
+        result = speeds(few, count, rounds)
+        peaks = [peak_memory(folder) for folder in (few, many)]
+    result["peak_mib"], result["peak_mib_of_4_times_as_many"] = (peak / 2**20 for peak in peaks)
+    result["extra_kib_a_picture"] = (peaks[1] - peaks[0]) / (3 * count) / 1024
+    result["statistics_pictures"] = float(4 * count)
+    result["statistics_core_seconds"] = statistics_seconds(4 * count)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    result = measure(*((32, 2) if arguments.quick else (128, 3)))
+    print(f"PNG of {STORED} px, EfficientNet-Lite0 at 64 px:")
+    for name, value in result.items():
+        print(f"  {name:40s} {value:10.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""`impasto evaluate`: its options and what they call. Heavy imports live inside, so that --help answers at
+once."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from impasto.command_options import DTYPES, usable_device
+from impasto.config import ConfigError
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """The options of `impasto evaluate`."""
+    verb.set_defaults(run=_evaluate)
+    verb.description = (
+        "Score a model with the oracle of scenes: ten fixed prompts and sampled ones, of combinations that "
+        "training contains and that it does not, with 95 % intervals, beside real renders, the untrained "
+        "network and chance. A folder of pictures written by `impasto generate` is scored on its own "
+        "prompts; with --reference it is measured against other pictures instead. --compare puts reports "
+        "side by side, --blind makes a page for people to choose on."
+    )
+    verb.add_argument(
+        "target", nargs="?", metavar="MODEL_OR_IMAGE_DIR", help="model, or a folder of pictures"
+    )
+    verb.add_argument("--protocol", choices=("scenes",), default="scenes", help="what to measure (scenes)")
+    verb.add_argument("--count", type=int, default=500, help="sampled prompts of each kind (default 500)")
+    verb.add_argument(
+        "--seed", type=int, default=0, help="noise stream of the first picture; what is shown (default 0)"
+    )
+    verb.add_argument("--out", default="report", metavar="DIR", help="folder to write (default report)")
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
+    verb.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="PATH=VALUE",
+        help="which scenes, e.g. max_objects=1 (default: as the model was trained); may be repeated",
+    )
+    _add_sets(verb.add_argument_group("pictures against pictures"))
+    _add_people(verb.add_argument_group("side by side"))
+
+
+def _add_sets(group: Any) -> None:
+    group.add_argument("--reference", metavar="DIR", help="real pictures: a folder, tar files, scenes:N:SIDE")
+    group.add_argument("--training", metavar="DIR", help="the training pictures: look for copies of them")
+    group.add_argument(
+        "--extractor",
+        metavar="SPEC",
+        help="efficientnet-lite0 (default), efficientnet-lite2, clip:DIR, dinov2:DIR, inception:FILE",
+    )
+    group.add_argument(
+        "--resize", type=int, metavar="SIDE", help="crop the centre and resize to SIDE (default: neither)"
+    )
+    group.add_argument(
+        "--allow-small", action="store_true", help="measure fewer than 2,048 pictures: for trends only"
+    )
+    group.add_argument("--cache", metavar="DIR", help="folder of features (default: in the user's cache)")
+    group.add_argument("--no-cache", action="store_true", help="compute every feature, and keep none")
+
+
+def _add_people(group: Any) -> None:
+    group.add_argument("--compare", nargs="+", metavar="REPORT", help="reports made with --reference")
+    group.add_argument("--blind", nargs=2, metavar=("DIR_A", "DIR_B"), help="write a page of shuffled pairs")
+    group.add_argument("--pairs", type=int, metavar="N", help="with --blind: no more than N pairs")
+    group.add_argument(
+        "--blind-answers", metavar="FILE", help="count the answers to the page that is in --out"
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    out = Path(arguments.out)
+    asked = {
+        "MODEL_OR_IMAGE_DIR": arguments.target,
+        "--compare": arguments.compare,
+        "--blind": arguments.blind,
+        "--blind-answers": arguments.blind_answers,
+    }
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) != 1:
+        raise ConfigError(
+            f"give one of {', '.join(asked)}" + (f", not {' and '.join(given)}" if given else "")
+        )
+    if arguments.reference is not None and arguments.target is None:
+        raise ConfigError(f"--reference goes with a folder of pictures, not with {given[0]}")
+    if arguments.compare is not None:
+        from impasto.evaluation_table import compare_reports
+
+        print(compare_reports(arguments.compare, out), end="")
+        print(f"wrote {out / 'compare.md'}", file=sys.stderr)
+    elif arguments.blind is not None:
+        from impasto.evaluation_blind import write_blind
+
+        if arguments.pairs is not None and arguments.pairs < 1:
+            raise ConfigError(f"--pairs {arguments.pairs} should be at least 1")
+        first, second = arguments.blind
+        print(write_blind(first, second, out, seed=arguments.seed, most=arguments.pairs), end="")
+    elif arguments.blind_answers is not None:
+        from impasto.evaluation_blind import score_blind
+
+        print(score_blind(Path(arguments.blind_answers), out), end="")
+    elif arguments.reference is not None:
+        return _evaluate_sets(arguments)
+    else:
+        _refuse_without_reference(arguments)
+        return _evaluate_scenes(arguments)
+    return 0
+
+
+def _evaluate_scenes(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import torch
+
+    from impasto.evaluation import evaluate_model, evaluate_pictures, holds_pictures
+
+    out, target = Path(arguments.out), Path(arguments.target)
+    if holds_pictures(target):
+        print(evaluate_pictures(target, out))
+    else:
+        print(
+            evaluate_model(
+                arguments.target,
+                out,
+                count=arguments.count,
+                seed=arguments.seed,
+                device=usable_device(arguments.device),
+                dtype=getattr(torch, arguments.dtype),
+                settings=arguments.settings,
+            )
+        )
+    print(f"wrote {out / 'report.md'}, report.json and sheets")
+    return 0
+
+
+def _evaluate_sets(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from impasto.evaluation_sets import SetOptions, evaluate_sets
+    from impasto.metrics.extractors import load_extractor
+    from impasto.metrics.feature_cache import default_cache
+    from impasto.metrics.features import EXTRACTOR
+
+    cache = Path(arguments.cache) if arguments.cache else default_cache()
+    options = SetOptions(
+        reference=arguments.reference,
+        training=arguments.training,
+        side=arguments.resize,
+        allow_small=arguments.allow_small,
+        seed=arguments.seed,
+        cache=None if arguments.no_cache else cache,
+    )
+    out = Path(arguments.out)
+    extractor = load_extractor(arguments.extractor or EXTRACTOR, usable_device(arguments.device))
+    with _progress() as progress:
+        print(evaluate_sets(arguments.target, extractor, out, options, progress))
+    print(f"wrote {out / 'report.html'}, report.md, report.json and sheets")
+    return 0
+
+
+def _refuse_without_reference(arguments: argparse.Namespace) -> None:
+    """An option that would do nothing is a mistake."""
+    asked = {
+        "--training": arguments.training,
+        "--extractor": arguments.extractor,
+        "--resize": arguments.resize,
+        "--allow-small": arguments.allow_small or None,
+        "--cache": arguments.cache,
+    }
+    for name, value in asked.items():
+        if value is not None:
+            raise ConfigError(f"{name} means something only with --reference DIR")
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A bar for each set on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def told(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield told

@@ -1,0 +1,228 @@
+"""`impasto evaluate PICTURES --reference DIR`: two sets of pictures in, a folder with a report out."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+import impasto
+from impasto.evaluation_page import Sheet, html_report, markdown_report, result_table
+from impasto.metrics.comparison import Comparison, check_counts, check_sets, compare
+from impasto.metrics.copies import CLOSE
+from impasto.metrics.extractors import Extractor
+from impasto.metrics.feature_cache import cached_features
+from impasto.metrics.intervals import RESAMPLES
+from impasto.metrics.manifold import NEIGHBOURS
+from impasto.metrics.picture_sets import SetFeatures, preparation, prepare
+from impasto.metrics.picture_sources import PictureSet, open_pictures
+from impasto.metrics.sets import nearest
+from impasto.pictures import contact_sheet, save_png
+from impasto.runtime.files import atomic_write_text
+
+PROTOCOL, FORMAT = "sets", 1
+SHOWN, NEIGHBOURS_SHOWN, CELL = 12, 4, 96
+TABLE_STYLE = (
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetOptions:
+    """`side`: pictures are cropped and resized to it; None: they are taken as they are. `cache`: folder of
+    features; None: none. `seed`: of the pictures shown."""
+
+    reference: str
+    training: str | None = None
+    side: int | None = None
+    allow_small: bool = False
+    seed: int = 0
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One of the sets, with what was measured of it."""
+
+    pictures: PictureSet
+    found: SetFeatures
+    from_cache: bool
+
+    def image(self, row: int, side: int | None) -> Image.Image:
+        stored = self.pictures.read(self.found.indices[row])
+        return prepare(stored.data, stored.name, side)[0]
+
+
+def evaluate_sets(
+    pictures: str,
+    extractor: Extractor,
+    out: Path,
+    options: SetOptions,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> str:
+    """Measure and write report.json, report.md, report.html and contact sheets; returns the table.
+
+    Raises ConfigError or DataError, in one line, before anything is written.
+    """
+    sources = {"pictures": pictures, "reference": options.reference}
+    if options.training is not None:
+        sources["training"] = options.training
+    opened = {name: open_pictures(source) for name, source in sources.items()}
+    check_counts({name: len(found) for name, found in opened.items()}, allow_small=options.allow_small)
+    members: dict[str, _Member] = {}
+    for name, pictured in opened.items():
+
+        def told(done: int, total: int, name: str = name) -> None:
+            progress(name, done, total)
+
+        members[name] = _Member(
+            pictured, *cached_features(pictured, extractor, options.side, options.cache, told)
+        )
+    sets = {name: member.found for name, member in members.items()}
+    check_sets(sets, side=options.side, allow_small=options.allow_small)
+    comparison = compare(sets["pictures"], sets["reference"], sets.get("training"))
+    document = _document(members, extractor, options, comparison)
+    table = result_table(document)
+    sheets = _sheets(members, options, comparison)
+    for name, (_, sheet) in sheets.items():
+        save_png(sheet, out / f"{name}.png")
+    title = f"{pictures} against {options.reference}"
+    atomic_write_text(out / "report.html", html_report(title, document, sheets))
+    atomic_write_text(out / "report.md", markdown_report(title, document, table, sheets))
+    atomic_write_text(out / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return table
+
+
+def _document(
+    members: dict[str, _Member], extractor: Extractor, options: SetOptions, comparison: Comparison
+) -> dict[str, Any]:
+    found, copied = comparison.frechet, comparison.copies
+    results: dict[str, Any] = {
+        "frechet": {
+            **asdict(found),
+            "condition": found.condition if math.isfinite(found.condition) else None,
+        },
+        "kid": asdict(comparison.kernel),
+        **asdict(comparison.manifold),
+        "diversity": asdict(comparison.diversity) if comparison.diversity else None,
+    }
+    if comparison.without_diversity:
+        results["without_diversity"] = comparison.without_diversity
+    if copied is not None:
+        results["copies"] = {
+            "closer": copied.closer,
+            "close": asdict(copied.close),
+            "close_share_of_held_out": CLOSE,
+            "closest": _closest(members, comparison),
+        }
+    return {
+        "protocol": PROTOCOL,
+        "format": FORMAT,
+        "version": impasto.__version__,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+        },
+        "extractor": {
+            "name": extractor.name,
+            "sha256": extractor.fingerprint,
+            "distance": extractor.distance,
+            **extractor.settings,
+        },
+        "preparation": preparation(options.side),
+        "neighbours": NEIGHBOURS,
+        "resamples": RESAMPLES,
+        "seed": options.seed,
+        "allow_small": options.allow_small,
+        "sets": {name: _told(member) for name, member in members.items()},
+        "results": results,
+    }
+
+
+def _told(member: _Member) -> dict[str, Any]:
+    found = member.found
+    return {
+        "source": member.pictures.source,
+        "count": len(found.names),
+        "size": found.size,
+        "enlarged": found.enlarged,
+        "with_prompts": sum(prompt is not None for prompt in found.prompts),
+        "skipped": {reason: len(names) for reason, names in found.skipped.items()},
+        "skipped_files": found.skipped,
+        "content_sha256": found.content,
+        "features_from_cache": member.from_cache,
+    }
+
+
+def _closest(members: dict[str, _Member], comparison: Comparison) -> list[dict[str, Any]]:
+    assert comparison.copies is not None
+    pairs = zip(
+        *(getattr(comparison.copies, name) for name in ("order", "neighbour", "distance")), strict=True
+    )
+    return [
+        {
+            "picture": members["pictures"].found.names[int(row)],
+            "training": members["training"].found.names[int(other)],
+            "distance": float(distance),
+        }
+        for (row, other, distance), _ in zip(pairs, range(SHOWN), strict=False)
+    ]
+
+
+def _sheets(members: dict[str, _Member], options: SetOptions, comparison: Comparison) -> dict[str, Sheet]:
+    """Contact sheets by file name, each with what it is."""
+    rng = np.random.default_rng(options.seed)
+    pictures, reference = members["pictures"], members["reference"]
+
+    def drawn(member: _Member) -> list[int]:
+        count = len(member.found.names)
+        return sorted(rng.choice(count, min(SHOWN, count), replace=False).tolist())
+
+    shown, real = drawn(pictures), drawn(reference)
+
+    def cells(member: _Member, rows: list[int]) -> list[Image.Image]:
+        return [_cell(member.image(row, options.side)) for row in rows]
+
+    random = contact_sheet(
+        [cells(pictures, shown), cells(reference, real)], ("pictures", "reference"), cell=CELL
+    )
+    among = nearest(
+        pictures.found.features[shown].double(),
+        reference.found.features.double(),
+        min(NEIGHBOURS_SHOWN, len(reference.found.names)),
+    )[1]
+    columns = [
+        [cell, *cells(reference, near)]
+        for cell, near in zip(cells(pictures, shown), among.tolist(), strict=True)
+    ]
+    sheets = {
+        "random": (f"Random: drawn with seed {options.seed}, not picked", random),
+        "nearest": (
+            "Nearest neighbours: the pictures of the first row, each above the reference pictures nearest to "
+            "it in features, nearest first",
+            contact_sheet([list(row) for row in zip(*columns, strict=True)], cell=CELL),
+        ),
+    }
+    copied = comparison.copies
+    if copied is not None:
+        order, neighbours = copied.order[:SHOWN].tolist(), copied.neighbour[:SHOWN].tolist()
+        closest = [cells(pictures, order), cells(members["training"], neighbours)]
+        title = "Closest pairs: the pictures nearest to a training picture, and that training picture below"
+        sheets["closest"] = (title, contact_sheet(closest, ("pictures", "training pictures"), cell=CELL))
+    return sheets
+
+
+def _cell(image: Image.Image) -> Image.Image:
+    """Large pictures made small properly; small ones are enlarged by the sheet, by repeating pixels."""
+    return image if image.width <= CELL else image.resize((CELL, CELL), Image.Resampling.LANCZOS)

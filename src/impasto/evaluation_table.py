@@ -1,0 +1,97 @@
+"""`impasto evaluate --compare REPORT REPORT ...`: reports of sets of pictures side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from impasto.config import ConfigError
+from impasto.evaluation_page import result_rows
+from impasto.evaluation_sets import PROTOCOL
+from impasto.runtime.files import atomic_write_text
+
+OPTIONAL = "sets.training.content_sha256"  # may be missing: copies are then not measured
+AS_RESIZED = "sets.pictures.size"  # may differ where all are resized to one side
+# What has to agree for numbers to be comparable, as a path in report.json, and what it is called.
+MUST_AGREE = {
+    "format": "the format of the report",
+    "extractor": "the extractor",
+    "preparation": "the preparation of the pictures",
+    "neighbours": "the number of neighbours",
+    "sets.pictures.count": "the number of pictures",
+    "sets.pictures.size": "the size of the pictures",
+    "sets.reference.count": "the number of reference pictures",
+    "sets.reference.content_sha256": "the reference",
+    OPTIONAL: "the training pictures",
+}
+
+
+def compare_reports(names: Sequence[str], out: Path | None = None) -> str:
+    """A table with a column for each report, also written to OUT/compare.md. Raises ConfigError for what is
+    no such report, and, naming the setting, for reports whose numbers are not comparable."""
+    if len(names) < 2:
+        raise ConfigError("--compare needs two reports at least")
+    reports = {name: read_report(name) for name in names}
+    if len(reports) < len(names):
+        raise ConfigError("--compare was given a report twice")
+    first_name, first = next(iter(reports.items()))
+    for name, report in reports.items():
+        for path, words in MUST_AGREE.items():
+            one, other = _at(first, path), _at(report, path)
+            if one == other or (path == AS_RESIZED and first["preparation"]["resize"] is not None):
+                continue
+            if path == OPTIONAL and (one is None or other is None):
+                continue
+            raise ConfigError(
+                f"{first_name} and {name} are not comparable: {words} differs ({_short(one, other)})"
+            )
+    rows = {
+        name: {measure: value for measure, value, _ in result_rows(report)}
+        for name, report in reports.items()
+    }
+    measures = dict.fromkeys(measure for values in rows.values() for measure in values)
+    lines = ["| measure | " + " | ".join(reports) + " |", "|---" * (len(reports) + 1) + "|"]
+    for measure in measures:
+        cells = (values.get(measure, "not measured") for values in rows.values())
+        lines.append(f"| {measure} | {' | '.join(cells)} |")
+    shared = first["sets"]["reference"]
+    extractor = f"{first['extractor']['name']} {first['extractor']['sha256'][:12]}"
+    pictures = first["sets"]["pictures"]["count"]
+    lines += ["", f"{pictures:,} pictures each, {shared['count']:,} of the reference; extractor {extractor}."]
+    table = "\n".join(lines) + "\n"
+    if out is not None:
+        atomic_write_text(out / "compare.md", table)
+    return table
+
+
+def read_report(name: str) -> dict[str, Any]:
+    """A report.json, or the folder with one. ConfigError, in one line, for anything else."""
+    path = Path(name)
+    path = path / "report.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(f"{name}: no report.json there")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ConfigError(f"{path} is not JSON") from None
+    protocol = document.get("protocol") if isinstance(document, dict) else None
+    if protocol != PROTOCOL:
+        raise ConfigError(f"{path} is not a report of `impasto evaluate PICTURES --reference DIR`")
+    return document
+
+
+def _at(document: dict[str, Any], path: str) -> Any:
+    found: Any = document
+    for part in path.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _short(one: Any, other: Any) -> str:
+    """The two values; of tables only what differs."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        key = next(key for key in {**one, **other} if one.get(key) != other.get(key))
+        return f"{key}: {_short(one.get(key), other.get(key))}"
+    return " and ".join("none" if value is None else str(value)[:40] for value in (one, other))

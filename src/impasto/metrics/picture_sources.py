@@ -1,0 +1,135 @@
+"""Where pictures to measure come from: a folder of them, or any set that training reads."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from impasto.config import ConfigError
+from impasto.data.opening import kind_of, open_data
+from impasto.data.records import PICTURE_SUFFIXES, BadSampleError, DataError, Faults, Records
+from impasto.pictures import read_settings
+
+SHEETS = ("sheet.png", "pyramid.png")  # what `impasto generate` writes beside the pictures
+A_SHEET, FIRST_PICTURE = "sheet of other pictures", "000000.png"
+
+
+class Stored(NamedTuple):
+    """A picture as it is kept: its name, the bytes of its file, its prompt if it has one."""
+
+    name: str
+    data: bytes
+    prompt: str | None
+
+
+class PictureSet(Protocol):
+    """Numbered pictures. `faults`: what was left out on opening; `fingerprint`: of the files' names, sizes
+    and times of modification, without reading them."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def faults(self) -> Faults: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def read(self, index: int) -> Stored:
+        """Picture 0 <= index < len. Raises BadSampleError. Safe to call from several threads."""
+        ...
+
+
+class PictureFolder:
+    """Every picture below a folder, in the order of the paths; prompts are those in the files' metadata."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self.folder, self.faults = str(folder), folder, Faults()
+        names = sorted(_pictures_below(folder))
+        generated = FIRST_PICTURE in names
+        self.names = [name for name in names if not (generated and name in SHEETS)]
+        for name in set(names) - set(self.names):
+            self.faults.add(A_SHEET, name)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        return _stat_digest(self.folder, self.names)
+
+    def read(self, index: int) -> Stored:
+        name = self.names[index]
+        try:
+            data = (self.folder / name).read_bytes()
+        except OSError:
+            raise BadSampleError("no picture", name) from None
+        return Stored(name, data, _prompt_in(data))
+
+
+class CaptionedPictures:
+    """A set that training reads; the prompt of a picture is its first caption."""
+
+    def __init__(self, source: str, records: Records) -> None:
+        self.source, self.records, self.faults = source, records, records.faults
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def fingerprint(self) -> str:
+        path = Path(self.source)
+        stats = _stat_digest(path.parent, [path.name])
+        if path.is_dir():
+            files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+            names = [str(file) for file in files if not any(part.startswith(".") for part in file.parts)]
+            stats = _stat_digest(path, sorted(names))
+        return hashlib.sha256((self.records.fingerprint + stats).encode()).hexdigest()
+
+    def read(self, index: int) -> Stored:
+        record = self.records.read(index)
+        return Stored(record.name, record.picture, record.captions[0].text)
+
+
+def open_pictures(source: str) -> PictureSet:
+    """A folder of pictures, or any set that `impasto.data` opens (tar files, a metadata table, `datasets`,
+    scenes:COUNT:SIDE). Raises ConfigError or DataError, in one line, also for a set without pictures."""
+    path = Path(source)
+    if path.is_dir() and kind_of(path) == "folder":
+        found: PictureSet = PictureFolder(path)
+        if not len(found):
+            raise DataError(f"{source} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+        return found
+    if not path.exists() and not source.startswith("scenes:"):
+        raise ConfigError(f"{source}: there is no such folder of pictures")
+    return CaptionedPictures(source, open_data(source))
+
+
+def _prompt_in(data: bytes) -> str | None:
+    """What the file says it shows; None for a file that says nothing or is none."""
+    try:
+        prompt = read_settings(io.BytesIO(data)).get("prompt")
+    except Exception:  # of Pillow's plugins on damaged files, which `decode` counts, and of foreign metadata
+        return None
+    return prompt if isinstance(prompt, str) else None
+
+
+def _pictures_below(folder: Path) -> Iterator[str]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(PICTURE_SUFFIXES):
+                yield os.path.relpath(os.path.join(place, name), folder)
+
+
+def _stat_digest(folder: Path, names: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        try:
+            stat = (folder / name).stat()
+        except OSError:
+            continue
+        digest.update(os.fsencode(name) + f"\0{stat.st_size} {stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
