@@ -47,9 +47,9 @@ def add_verbs(verb: argparse.ArgumentParser) -> None:
 def _add_build(verbs: argparse._SubParsersAction) -> None:
     build = verbs.add_parser("build", help="Make a set from openly licensed sources.")
     build.description = (
-        "openglyphs: emoji in eight art styles with captions in English and Chinese, from packages of the npm "
-        "registry, as shards for `--data DIR/train`, with held-out concepts and held-out styles of concepts, a "
-        "data card and contact sheets. The same command goes on where it was stopped."
+        "openglyphs: emoji in eight art styles with captions in English and Chinese, from packages of the "
+        "npm registry, as shards for `--data DIR/train`, with held-out concepts and cells, a data card and "
+        "contact sheets. The same command goes on where it was stopped."
     )
     build.set_defaults(run=_build)
     build.add_argument("name", choices=("openglyphs",), metavar="NAME", help="openglyphs")

@@ -180,12 +180,12 @@ def arrange(
         faults.add("duplicate", f"{every[number][0].style}:{every[number][2].name}")
     chosen = [one for number, one in enumerate(every) if number not in repeats]
     cells = [
-        [(concepts[k.concept].base, s.style) for s, _, k in chosen if s.group == group]
+        [(concepts[k.concept].base, s.family) for s, _, k in chosen if s.group == group]
         for group in dict.fromkeys(glyph_set.group for glyph_set in wanted)
     ]
     splits = split_cells(cells)
     pictures = [
-        Picture(s, spool, k, concepts[k.concept], splits[concepts[k.concept].base, s.style])
+        Picture(s, spool, k, concepts[k.concept], splits[concepts[k.concept].base, s.family])
         for s, spool, k in chosen
     ]
     return pictures, faults

