@@ -21,8 +21,8 @@ UNCOUNTED = frozenset(
     re.findall(
         r"\w+",
         "rice bread milk sake tea coffee honey butter salt bacon meat cheese fire water air hair ice money "
-        "mail news rain snow wind fog ginger garlic corn popcorn seaweed food curry spaghetti sushi music luggage "
-        "hay wood soap ramen oden dango fuji liberty japan sunrise sunset footwear baseball basketball "
+        "mail news rain snow wind fog ginger garlic corn popcorn seaweed food curry spaghetti sushi music "
+        "luggage hay wood soap ramen oden dango fuji liberty japan sunrise sunset footwear baseball basketball "
         "volleyball tennis football softball badminton golf sweat yarn",
     )
 )
