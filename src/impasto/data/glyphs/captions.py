@@ -22,8 +22,8 @@ UNCOUNTED = frozenset(
         r"\w+",
         "rice bread milk sake tea coffee honey butter salt bacon meat cheese fire water air hair ice money "
         "mail news rain snow wind fog ginger garlic corn popcorn seaweed food curry spaghetti sushi music "
-        "luggage hay wood soap ramen oden dango fuji liberty japan sunrise sunset footwear baseball basketball "
-        "volleyball tennis football softball badminton golf sweat yarn",
+        "luggage hay wood soap ramen oden dango fuji liberty japan sunrise sunset footwear baseball "
+        "basketball volleyball tennis football softball badminton golf sweat yarn",
     )
 )
 COUNTED = ("ring", "king", "wing", "building", "painting", "string", "earring", "duckling", "dumpling")
