@@ -18,7 +18,8 @@ from impasto.data.glyphs.captions import captions_of, phrase, phrase_chinese
 from impasto.data.glyphs.concepts import Concepts
 from impasto.data.glyphs.dedupe import duplicates, look_of
 from impasto.data.glyphs.render import BACKGROUNDS, Drawing, Task, paint, svg_text
-from impasto.data.glyphs.splits import CELLS, CONCEPTS, TRAIN, fraction, split_cells
+from impasto.data.glyphs.sample import sample_folder
+from impasto.data.glyphs.splits import CELLS, CONCEPT_SHARE, CONCEPTS, TRAIN, fraction, split_cells
 from impasto.data.opening import open_data
 from impasto.data.records import DataError
 
@@ -210,6 +211,7 @@ def test_names_lead_to_concepts():
          "skins": [{"label": "man: dark skin tone, beard", "hexcode": "1F9D4-1F3FF-200D-2642-FE0F"}]},
         {"label": "flag: Türkiye", "hexcode": "1F1F9-1F1F7", "group": 9},
         {"label": "turkey", "hexcode": "1F983", "group": 3},
+        {"label": "regional indicator Q", "hexcode": "1F1F6"},
     ]  # fmt: skip
     concepts = Concepts(table, [], [("26F1", "UMBRELLA ON GROUND"), ("26F1", "beach_umbrella")])
     for name in ("umbrella-on-ground", "umbrellaonground", "beachumbrella", "umbrella-on-ground-2"):
@@ -218,6 +220,7 @@ def test_names_lead_to_concepts():
     bearded = concepts.find("man-beard-dark")
     assert (bearded.key, bearded.base) == ("1F9D4-1F3FF-200D-2642", "1F9D4-200D-2642")
     assert concepts.find("flag-for-turkey").key == "1F1F9-1F1F7" and concepts.find("turkey").key == "1F983"
+    assert concepts.find("letter-q").english == "regional indicator Q"
     own = concepts.find("odd-hat-medium-light-skin-tone")
     assert own.base == concepts.find("odd-hat").key and own.english == "odd hat: medium-light skin tone"
     assert concepts.find("groundumbrella", run_together=True).english == "ground umbrella"
@@ -322,3 +325,19 @@ def test_packages_are_fetched_by_npm_once(packages, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"npm pack @iconify-json/noto@9.9.9` failed"):
         fetch.find_packages([absent], cache, fetch=True)
     assert not list(cache.glob(".fetching-*"))
+
+
+def test_the_sample_that_comes_with_the_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    records = open_data("openglyphs:sample")
+    assert 450 <= len(records) <= 500 and not records.faults
+    assert sum(path.stat().st_size for path in sample_folder().iterdir()) <= 2_000_000
+    licences = {"MIT", "Apache-2.0", "CC-BY-4.0"}
+    for details in (records.read(n).details for n in range(len(records))):
+        assert details["licence"] in licences and details["attribution"].endswith(details["licence"])
+        assert fraction("openglyphs concept", details["concept_key"]) >= CONCEPT_SHARE, "of train"
+    notice = (sample_folder() / "NOTICE").read_text()
+    assert all(one.attribution in notice for one in sources.SETS if one.group == "core")
+    assert main(["data", "check", "openglyphs:sample"]) == 0
+    assert "bad: none" in capsys.readouterr().out
+    assert not (sample_folder() / ".impasto-index").exists()

@@ -28,7 +28,8 @@ def add_verbs(verb: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "source",
             metavar="PATH",
-            help="folder of pictures, of tar files, or of datasets.save_to_disk; or scenes:COUNT:SIDE",
+            help="folder of pictures, of tar files, or of datasets.save_to_disk; or scenes:COUNT:SIDE, "
+            "or openglyphs:sample",
         )
         parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default 2)")
         parser.add_argument(

@@ -7,11 +7,12 @@ that a concept that is held out is held out in every style.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from impasto.data.glyphs.fetch import read_json
+from impasto.data.records import DataError
 
 SHORT_NAMES = ("emojibase", "emojibase-legacy", "cldr", "joypixels", "iamcal", "github")
 TONES = ("medium light", "medium dark", "light", "medium", "dark")  # longer ones first
@@ -19,6 +20,26 @@ FILLERS = {"skin", "tone", "with", "for", "the", "of", "and", "face", "sign", "s
 ALIKE = {"blonde": "blond", "haired": "hair", "merpeople": "merperson", "st": "saint", "islands": "island"}
 ALIKE |= {"swaziland": "eswatini", "turkey": "turkiye"}  # countries that changed their names
 LONGEST_WORD = 5  # letters; a longer "word" that no name or keyword has is several run together
+# Names that some sets have of their own, and CLDR's.
+RENAMED = (
+    (r"^man-merpeople", "merman"),
+    (r"^woman-merpeople", "mermaid"),
+    (r"^person-merpeople", "merperson"),
+    (r"^person-(elf|fairy|genie|mage|superhero|supervillain|vampire|zombie)", r"\1"),
+    (r"^man-with-bunny-ears", "men-with-bunny-ears"),
+    (r"^person-with-bunny-ears", "people-with-bunny-ears"),
+    (r"^letter-([a-z])$", r"regional-indicator-\1"),
+    (r"^(a|b|o|ab)-button$", r"\1-button-blood-type"),
+    (r"^phoenix-bird$", "phoenix"),
+    (r"^knocked-out-face$", "face-with-crossed-out-eyes"),
+    (r"^laptop-computer$", "laptop"),
+    (r"^piata$", "pinata"),
+    (r"^flag-macedonia$", "flag-north-macedonia"),
+    (r"^flag-myanmar$", "flag-myanmar-burma"),
+    (r"^flag-macau-sar-china$", "flag-macao-sar-china"),
+    (r"^flag-cocos-islands$", "flag-cocos-keeling-islands"),
+    (r"^flag-(flags?|crossed-flags|chequered-flag|triangular-flag)$", r"\1"),
+)
 BRANDS = frozenset(
     re.findall(
         r"[\w-]+",
@@ -96,6 +117,8 @@ class Concepts:
             if spelling in self.by_code:
                 return self.by_code[spelling]
         plain = re.sub(r"^(flag-for-)?flag-for-", "flag-", name.lower())
+        for odd, usual in RENAMED:
+            plain = re.sub(odd, usual, plain)
         bare = letters(re.sub(r"-\d+$", "", plain))
         for spelling in (letters(name), letters(plain), letters(plain) + "skintone", bare, "flag" + bare):
             if spelling in self._by_letters:
@@ -150,12 +173,19 @@ class Concepts:
 
 def read_concepts(path: Path) -> Concepts:
     """From the tar file of emojibase-data."""
-    others: list[tuple[str, str]] = []
-    for file in SHORT_NAMES:
-        for hexcode, names in read_json(path, f"en/shortcodes/{file}.json").items():
-            others += [(hexcode, name) for name in ([names] if isinstance(names, str) else names)]
-    others += _pairs(read_json(path, "meta/unicode-names.json"))
-    return Concepts(read_json(path, "en/data.json"), read_json(path, "zh/data.json"), others)
+    tables = [f"en/shortcodes/{name}.json" for name in SHORT_NAMES]
+    english, chinese, *others = read_json(
+        path, "en/data.json", "zh/data.json", *tables, "meta/unicode-names.json"
+    )
+    if not english:
+        raise DataError(f"{path} holds no names; delete it and build again")
+    names = [
+        (hexcode, name)
+        for table in others
+        for hexcode, given in table.items()
+        for name in ([given] if isinstance(given, str) else given)
+    ]
+    return Concepts(english, chinese, names)
 
 
 def code(hexcode: str) -> str:
@@ -179,7 +209,3 @@ def bag(name: str) -> frozenset[str]:
     """The words that tell names apart, in any order."""
     words = re.findall(r"[a-z0-9]+", fold(name))
     return frozenset(ALIKE.get(word, word) for word in words) - FILLERS
-
-
-def _pairs(names: Mapping[str, str]) -> list[tuple[str, str]]:
-    return [(hexcode, name) for hexcode, name in names.items()]

@@ -71,14 +71,15 @@ def npm_command() -> list[str]:
     )
 
 
-def read_json(path: Path, member: str) -> Any:
-    """A JSON file of a package, {} where the package has none of that name. DataError if it is damaged."""
-    for name, data in read_members(path, lambda name: name == member):
+def read_json(path: Path, *members: str) -> list[Any]:
+    """JSON files of a package, in one reading; {} for those that it has not. DataError if one is damaged."""
+    found = {}
+    for name, data in read_members(path, lambda name: name in members):
         try:
-            return json.loads(data)
+            found[name] = json.loads(data)
         except ValueError:
             raise DataError(f"{path}: {name} is damaged; delete the file and build again") from None
-    return {}
+    return [found.get(member, {}) for member in members]
 
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:

@@ -33,9 +33,9 @@ def read_glyphs(glyph_set: GlyphSet, folder: Path, concepts: Concepts, faults: F
 
 
 def _iconify(path: Path, glyph_set: GlyphSet, concepts: Concepts, faults: Faults) -> Iterator[Glyph]:
-    icons = read_json(path, "icons.json")
+    icons, named = read_json(path, "icons.json", "chars.json")
     codes: dict[str, str] = {}
-    for hexcode, name in read_json(path, "chars.json").items():
+    for hexcode, name in named.items():
         codes.setdefault(name, hexcode)
     for name, icon in icons.get("icons", {}).items():
         if icon.get("hidden"):

@@ -5,10 +5,13 @@ last, so that a build that was killed paints only the styles without one.
 """
 
 import json
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +20,7 @@ from impasto.data.glyphs.glyphs import Glyph
 from impasto.data.glyphs.render import BACKGROUNDS, Painted, Task, paint
 from impasto.data.glyphs.sources import GlyphSet
 from impasto.data.glyphs.splits import fraction
-from impasto.data.records import Faults
+from impasto.data.records import DataError, Faults
 from impasto.runtime.files import atomic_path, atomic_write_text
 
 CHUNK = 16  # drawings handed to a process at once
@@ -104,6 +107,23 @@ def _paint_all(tasks: Sequence[Task], workers: int) -> Iterator[Painted]:
         yield from map(paint, tasks)
         return
     with ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+        pool = stack.enter_context(
+            ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_the_build)
+        )
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        yield from pool.map(paint, tasks, chunksize=CHUNK)
+        try:
+            yield from pool.map(paint, tasks, chunksize=CHUNK)
+        except BrokenProcessPool:
+            raise DataError("a process that draws was ended; build again, with fewer --workers") from None
+
+
+def _end_with_the_build() -> None:
+    """A process that draws ends when the build is killed; by itself it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
