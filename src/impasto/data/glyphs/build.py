@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -222,7 +223,6 @@ def _paint_missing(
     spools = {}
     for glyph_set in wanted:
         style, found = glyph_set.style, chosen[glyph_set.style]
-        before = done
         spools[style] = find_spool(folder, style) or paint_style(
             glyph_set,
             found,
@@ -231,10 +231,14 @@ def _paint_missing(
             size=options.size,
             backgrounds=options.backgrounds,
             workers=options.workers,
-            progress=lambda n, before=before: progress("drawings", before + n, total),
+            progress=partial(_told, progress, done, total),
         )
         done += len(found)
     return spools, concepts
+
+
+def _told(progress: Progress, before: int, total: int, done: int) -> None:
+    progress("drawings", before + done, total)
 
 
 def _write_split(

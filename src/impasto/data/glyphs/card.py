@@ -21,8 +21,18 @@ if TYPE_CHECKING:
     from impasto.data.glyphs.build import Picture
 
 SHEET_ROWS, SHEET_COLUMNS, STYLE_ROWS, CELL = 8, 12, 14, 64
-GROUPS = ("faces", "people and hands", "signs of tone and hair", "animals and plants", "food and drink")
-GROUPS += ("travel and places", "activities", "objects", "symbols", "flags")
+GROUPS = (
+    "faces",
+    "people and hands",
+    "signs of tone and hair",
+    "animals and plants",
+    "food and drink",
+    "travel and places",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+)
 OTHER = "without a CLDR name"
 CARD = """# Open Glyphs
 

@@ -63,7 +63,10 @@ def find_spool(folder: Path, style: str) -> Spool | None:
     told = json.loads(table.read_text("utf-8"))
     if told["bytes"] != pictures.stat().st_size:
         return None
-    kept = [Kept(*row[:5], Look(row[5], bytes.fromhex(row[6]))) for row in told["kept"]]
+    kept = [
+        Kept(name, concept, background, offset, size, Look(digest, bytes.fromhex(thumbnail)))
+        for name, concept, background, offset, size, digest, thumbnail in told["kept"]
+    ]
     return Spool(pictures, kept, [(reason, name) for reason, name in told["faults"]])
 
 
