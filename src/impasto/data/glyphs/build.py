@@ -21,18 +21,18 @@ from impasto.data.glyphs.captions import captions_of
 from impasto.data.glyphs.concepts import Concept, Concepts, read_concepts
 from impasto.data.glyphs.dedupe import duplicates
 from impasto.data.glyphs.fetch import default_folder, find_packages
+from impasto.data.glyphs.folder import DESCRIPTION, WORK, claim, dump, finished
 from impasto.data.glyphs.glyphs import Glyph, read_glyphs
 from impasto.data.glyphs.render import BACKGROUNDS, SIZES, require_renderer
 from impasto.data.glyphs.sources import GlyphSet
 from impasto.data.glyphs.splits import SPLITS, fraction, split_cells
 from impasto.data.glyphs.spool import Kept, Spool, find_spool, paint_style
 from impasto.data.options import DatasetOptions, Format
-from impasto.data.pack import CHECKSUMS, checksum, pack_records
+from impasto.data.pack import pack_records
 from impasto.data.records import Caption, DataError, Faults, Record
 from impasto.runtime.files import atomic_write_text
 
 VERSION = 1
-DESCRIPTION, WORK = "build.json", ".work"
 Progress = Callable[[str, int, int], None]
 
 
@@ -101,9 +101,9 @@ def build(out: Path, options: BuildOptions, progress: Progress = lambda step, do
     packages = [sources.LABELS, *(one.package for one in wanted)]
     folder = options.packages or default_folder()
     made_of = _made_of(options)
-    found = _finished(out, made_of)
-    if found is not None:
-        return found
+    counts = finished(out, made_of)
+    if counts is not None:
+        return card.table_of(counts)
     digests = find_packages(
         packages,
         folder,
@@ -111,7 +111,7 @@ def build(out: Path, options: BuildOptions, progress: Progress = lambda step, do
         progress=lambda done, total: progress("packages", done, total),
     )
     made_of |= {"packages": digests}
-    _claim(out, made_of)
+    claim(out, made_of)
     concepts = read_concepts(folder / sources.LABELS.file_name)
     glyphs = read_wanted(wanted, folder, concepts)
     spools, named = _paint_missing(out / WORK, wanted, glyphs, options, progress)
@@ -123,7 +123,7 @@ def build(out: Path, options: BuildOptions, progress: Progress = lambda step, do
     counts = card.counts_of(pictures, faults, glyphs)
     captions = [caption.text for one in pictures for caption in captions_of_picture(one)]
     card.write_card(out, pictures, counts, made_of, captions)
-    atomic_write_text(out / DESCRIPTION, _dump({"made_of": made_of, "counts": counts}))
+    atomic_write_text(out / DESCRIPTION, dump({"made_of": made_of, "counts": counts}))
     shutil.rmtree(out / WORK)
     return card.table_of(counts)
 
@@ -246,7 +246,7 @@ def _write_split(
 ) -> None:
     if not pictures:
         return
-    fingerprint = hashlib.sha256(_dump(made_of).encode("utf-8")).hexdigest()
+    fingerprint = hashlib.sha256(dump(made_of).encode("utf-8")).hexdigest()
     pack_records(
         GlyphRecords(pictures, fingerprint),
         out.name,
@@ -271,39 +271,6 @@ def _pillow() -> str:
     return __version__
 
 
-def _claim(out: Path, made_of: dict[str, Any]) -> None:
-    """The folder, for this build alone."""
-    started = out / WORK / DESCRIPTION
-    if started.is_file():
-        if json.loads(started.read_text("utf-8")) != made_of:
-            raise DataError(f"{out} holds another build that is not finished; delete it or choose another")
-        return
-    if out.is_dir() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty; choose another folder, or delete it")
-    atomic_write_text(started, _dump(made_of))
-
-
-def _finished(out: Path, made_of: dict[str, Any]) -> str | None:
-    """The table of counts of the same build, if it is there whole. DataError for another."""
-    description = out / DESCRIPTION
-    if not description.is_file():
-        return None
-    told = json.loads(description.read_text("utf-8"))
-    if any(told["made_of"].get(name) != value for name, value in made_of.items()):
-        raise DataError(f"{out} holds a build with other options; choose another folder, or delete it")
-    for sums in sorted(out.glob(f"*/{CHECKSUMS}")):
-        for line in sums.read_text("utf-8").splitlines():
-            digest, name = line.split("  ", 1)
-            path = sums.parent / name
-            if not path.is_file() or checksum(path) != digest:
-                raise DataError(f"{path} is not what was built; delete {out} and build again")
-    return card.table_of(told["counts"])
-
-
 def _mixed(picture: Picture) -> tuple[float, str, str]:
     place = fraction("openglyphs order", picture.kept.name, picture.glyph_set.style)
     return place, picture.glyph_set.style, picture.kept.name
-
-
-def _dump(document: Any) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
