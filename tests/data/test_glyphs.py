@@ -223,6 +223,7 @@ def test_names_lead_to_concepts():
     assert concepts.find("letter-q").english == "regional indicator Q"
     own = concepts.find("odd-hat-medium-light-skin-tone")
     assert own.base == concepts.find("odd-hat").key and own.english == "odd hat: medium-light skin tone"
+    assert concepts.find("turkey-dark-skin-tone").base == "1F983", "one concept, also in a tone of its own"
     assert concepts.find("groundumbrella", run_together=True).english == "ground umbrella"
     assert concepts.find("grxndumbrella", run_together=True) is None and concepts.find("twitter") is None
 

@@ -152,7 +152,9 @@ class Concepts:
                 base = words.removesuffix(f" {shade} skin tone")
                 tone = f": {shade.replace(' ', '-')} skin tone"
                 break
-        return Concept(f"name:{letters(words)}", f"name:{letters(base)}", base, base + tone, "")
+        known = self.by_code.get(self._by_letters.get(letters(base), ""))
+        base_key = known.base if known else f"name:{letters(base)}"  # a tone that CLDR has not
+        return Concept(f"name:{letters(words)}", base_key, base, base + tone, "")
 
     def _separate(self, word: str) -> str:
         """Words that are run together, apart: the fewest that are known; "" if that cannot be done."""
