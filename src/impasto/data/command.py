@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_verbs(verb: argparse.ArgumentParser) -> None:
-    """`check`, `pack` and `select` below `impasto data`."""
+    """`check`, `pack`, `select` and `build` below `impasto data`."""
     verbs = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     check = verbs.add_parser("check", help="Look at every sample of a set.")
     check.description = (
@@ -28,7 +28,8 @@ def add_verbs(verb: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "source",
             metavar="PATH",
-            help="folder of pictures, of tar files, or of datasets.save_to_disk; or scenes:COUNT:SIDE",
+            help="folder of pictures, of tar files, or of datasets.save_to_disk; or scenes:COUNT:SIDE, "
+            "or openglyphs:sample",
         )
         parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default 2)")
         parser.add_argument(
@@ -42,6 +43,7 @@ def add_verbs(verb: argparse.ArgumentParser) -> None:
     pack.add_argument("out", metavar="OUT", help="folder to write")
     pack.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples a tar file (1000)")
     _add_select(verbs)
+    _add_build(verbs)
 
 
 def _add_select(verbs: Any) -> None:
@@ -67,6 +69,35 @@ def _add_select(verbs: Any) -> None:
     select.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default 2)")
     select.add_argument("--memory", default="1GB", metavar="SIZE", help="of DuckDB's buffers (default 1GB)")
     select.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_build(verbs: argparse._SubParsersAction) -> None:
+    build = verbs.add_parser("build", help="Make a set from openly licensed sources.")
+    build.description = (
+        "openglyphs: emoji in eight art styles with captions in English and Chinese, from packages of the "
+        "npm registry, as shards for `--data DIR/train`, with held-out concepts and cells, a data card and "
+        "contact sheets. The same command goes on where it was stopped."
+    )
+    build.set_defaults(run=_build)
+    build.add_argument("name", choices=("openglyphs",), metavar="NAME", help="openglyphs")
+    build.add_argument("out", metavar="DIR", help="folder to write")
+    build.add_argument("--size", type=int, default=64, metavar="PX", help="64 (default), 128 or 256")
+    build.add_argument(
+        "--groups", default="core", metavar="A,B", help="core (default: MIT, Apache-2.0, CC-BY), share-alike"
+    )
+    build.add_argument(
+        "--background",
+        default="white",
+        metavar="A,B",
+        help="white (default), pink, black ...; one of several each",
+    )
+    build.add_argument(
+        "--packages", metavar="DIR", help="take the packages from here (what npm pack gave) and fetch nothing"
+    )
+    build.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="at most N drawings, of whole concepts"
+    )
+    build.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -132,6 +163,44 @@ def _select(arguments: argparse.Namespace) -> int:
     else:
         print(f"{report(selection)}\n\nto download (change its numbers at will):\n{selection['command']}")
     return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from impasto.data.glyphs.build import BuildOptions, build
+
+    options = BuildOptions(
+        size=arguments.size,
+        groups=tuple(arguments.groups.split(",")),
+        backgrounds=tuple(arguments.background.split(",")),
+        limit=arguments.limit,
+        packages=Path(arguments.packages) if arguments.packages else None,
+        workers=arguments.workers,
+    )
+    with _steps() as progress:
+        table = build(Path(arguments.out), options, progress)
+    print(table)
+    print(f"wrote {arguments.out}: train, held-out sets, README.md (the data card), NOTICE, sheets")
+    return 0
+
+
+@contextmanager
+def _steps() -> Iterator[Any]:
+    """A bar for each step on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def told(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step, total=total)
+            bar.update(tasks[step], completed=done, total=total)
+
+        yield told
 
 
 @contextmanager

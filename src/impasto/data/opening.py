@@ -5,11 +5,13 @@ from pathlib import Path
 
 from impasto.config import ConfigError
 from impasto.data.folder import FolderRecords
+from impasto.data.glyphs.sample import SAMPLE_NAME, sample_folder
 from impasto.data.huggingface import MARKS, DatasetRecords
 from impasto.data.metadata import TABLES, MetadataRecords
 from impasto.data.options import DatasetOptions, Format
 from impasto.data.records import DataError, Records
 from impasto.data.scene_records import SceneRecords
+from impasto.data.shard_index import user_cache
 from impasto.data.shards import ShardRecords
 
 REMOTE = ("http:", "https:", "s3:", "gs:", "hf:", "pipe:")
@@ -18,7 +20,7 @@ REMOTE = ("http:", "https:", "s3:", "gs:", "hf:", "pipe:")
 def open_data(source: str | Path, options: DatasetOptions | None = None) -> Records:
     """The set at a path: tar files of a web dataset (a folder of them, or one), a folder with a metadata
     table, a folder with texts of the same names, a directory of Hugging Face `datasets`; or
-    scenes:COUNT[:SIDE].
+    scenes:COUNT[:SIDE]; or openglyphs:sample, the pictures that come with the package.
 
     `options.format` "auto" tells them apart by what is there. Raises ConfigError or DataError, in one line.
     """
@@ -30,6 +32,9 @@ def open_data(source: str | Path, options: DatasetOptions | None = None) -> Reco
         )
     if name.startswith("scenes:"):
         return SceneRecords.named(name)
+    if name == SAMPLE_NAME:
+        cache = Path(options.cache) if options.cache else user_cache()
+        return ShardRecords(sample_folder(), cache, options.caption_column)
     if not path.exists():
         raise ConfigError(f"--data {name}: there is no such file or folder (or write scenes)")
     kind = kind_of(path) if options.format == "auto" else options.format

