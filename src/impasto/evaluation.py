@@ -29,7 +29,7 @@ from impasto.metrics.scenes import (
 )
 from impasto.pictures import contact_sheet, read_settings, save_png
 from impasto.runtime.files import atomic_write_text
-from impasto.runtime.lineage import images_before
+from impasto.runtime.lineage import images_before, lineage
 from impasto.runtime.model_directory import is_model_directory
 from impasto.vision.efficientnet import ImageFeatures
 
@@ -108,6 +108,7 @@ def model_card(pipe: Any, options: SceneOptions, table: str) -> str:
         f"{role} `{digest[:12]}`" for role, digest in told.get("training_networks", {}).items()
     )
     dataset, earlier = told.get("data", {}).get("dataset"), images_before(told)
+    foreign = any("dataset" in one.get("data", {}) or "file" in one for one in lineage(told))
     facts = [
         pipe.summary(),
         f"Trained with the run `{told.get('preset', 'unknown')}` of impasto {impasto.__version__} on "
@@ -116,7 +117,7 @@ def model_card(pipe: Any, options: SceneOptions, table: str) -> str:
         + (f" Before that, {earlier:,} in earlier runs." if earlier else ""),
         f"Other networks used in training, by hash: {networks or 'none'}.",
         "Licence: what the licences of the training pictures allow; impasto does not know them."
-        if dataset
+        if foreign
         else "Licence: Apache-2.0. The training pictures were drawn by a program, nobody's work is in them.",
     ]
     use = f'    import impasto\n    impasto.load("{pipe.name}")("a red circle", num_images=4)'
@@ -124,7 +125,7 @@ def model_card(pipe: Any, options: SceneOptions, table: str) -> str:
         "It knows the words and shapes of its captions only; anything else gives a picture of nothing in "
         "particular."
     )
-    if not dataset:
+    if not foreign:
         limits += " It has seen no photograph, no person and no text."
     parts = [f"# {pipe.name}", *facts, use, "## Measured", table.strip(), "## Limits", limits]
     return "\n\n".join(parts) + "\n"
@@ -132,10 +133,10 @@ def model_card(pipe: Any, options: SceneOptions, table: str) -> str:
 
 def _scenes_fact(options: SceneOptions) -> str:
     return (
-        f"drawings of impasto's scenes and their captions, with nothing else: "
+        f"drawings of impasto's scenes and their captions: "
         f"coloured shapes, up to {options.max_objects} in a picture, "
         f"{'with' if options.textures else 'without'} textures, "
-        f"captions in {' and '.join(options.languages)}."
+        f"captions in {' and '.join(dict.fromkeys(options.languages))}."
     )
 
 

@@ -18,19 +18,18 @@ def model(folder, provenance):
 def test_a_chain_of_runs_adds_up(tmp_path):
     remember(tmp_path, str(model(tmp_path / "one", FIRST)))
     second = with_lineage({"images_seen": 20, "training_networks": {"text_encoder": "22"}}, tmp_path)
-    assert second["training_networks"] == {"text_encoder": "22", "earlier clip": "11"}
+    assert second["training_networks"] == {"text_encoder": "22", "clip": "11"}
     assert second["began_from"] == FIRST and images_before(second) == 30
     run = tmp_path / "two"
     run.mkdir()
     model(run / "model", second)
     remember(tmp_path, str(run))  # a run's folder stands for its model
-    third = with_lineage({"images_seen": 5, "training_networks": {"vision_aided": "33"}}, tmp_path)
-    assert third["training_networks"] == {
-        "vision_aided": "33",
-        "earlier text_encoder": "22",
-        "earlier clip": "11",
-    }
+    third = with_lineage({"images_seen": 5, "training_networks": {"clip": "33"}}, tmp_path)
+    assert third["training_networks"] == {"clip": "33", "text_encoder": "22", "earlier clip": "11"}
     assert images_before(third) == 50
+    remember(tmp_path, str(model(tmp_path / "three", third)))
+    fourth = with_lineage({"training_networks": {"clip": "44"}}, tmp_path)
+    assert set(fourth["training_networks"].values()) == {"44", "33", "22", "11"}
 
 
 def test_a_run_from_nothing_has_no_past(tmp_path):

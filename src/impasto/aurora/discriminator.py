@@ -53,8 +53,8 @@ class DiscriminatorConfig:
     # told (StyleGAN: 4). Neither GigaGAN nor Aurora mentions it: 0, off.
     deviation_group: int = 0
     # How blocks halve a map. A trunk of 0.5 M parameters that learned to name shape and colour of one
-    # object at 32 px had 0.76 of the shapes right after 16,000 pictures with maxima, 0.2 to 0.3 with means
-    # (measured).
+    # object at 32 px had 0.76 of the shapes right after 16,000 pictures with maxima, 0.3 with means
+    # (measured, though not at the same learning rate: docs/training.md).
     pooling: Pooling = "mean"  # guess; neither paper says
     # Also embed the largest picture beside its caption (see `losses.contrastive_loss`); off in both papers.
     contrastive: bool = False

@@ -17,6 +17,7 @@ from impasto.aurora.steps import (
     generator_backward,
 )
 from impasto.aurora.training_state import TrainingState
+from impasto.config import ConfigError
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
 from impasto.runtime.loop import run_steps
@@ -124,6 +125,11 @@ def _micro_batches(
     compares neighbours, every n-th group of them."""
     config, clip = state.run.training, state.critics.guides.clip
     group = max(state.run.discriminator.deviation_group, 1)
+    if config.batch % (group * ranks.world_size):
+        raise ConfigError(
+            f"training.batch={config.batch} does not divide among {ranks.world_size} ranks in groups of "
+            f"discriminator.deviation_group={group}"
+        )
     starts = range(state.images + ranks.rank * group, state.images + config.batch, ranks.world_size * group)
     positions = [start + place for start in starts for place in range(group)]
     size = config.micro_batch or len(positions)

@@ -15,7 +15,7 @@ from impasto.aurora.guidance import Guides
 from impasto.aurora.steps import Critics
 from impasto.aurora.training_config import AuroraRun, TrainingConfig
 from impasto.aurora.vision_aided import VisionAidedHeads
-from impasto.config import to_dict
+from impasto.config import ConfigError, to_dict
 from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from impasto.runtime.ema import AverageByImages
 from impasto.runtime.guards import NonFiniteGuard
@@ -68,7 +68,7 @@ class TrainingState:
             networks["vision_aided"] = heads
         for name, network in networks.items():
             if initial and name in initial:
-                network.load_state_dict(initial[name])
+                _begin_from(network, initial[name], name)
             network.to(device).train()
         return cls(
             run=run,
@@ -171,3 +171,16 @@ def _groups(network: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
     if attention:
         groups.append({"params": attention, "weight_decay": config.discriminator_attention_weight_decay})
     return groups
+
+
+def _begin_from(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Give a network the weights of an earlier run. Vision-aided heads on another network start fresh."""
+    own = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    given = {key: tensor.shape for key, tensor in state.items()}
+    if own == given:
+        network.load_state_dict(state)
+    elif name != "vision_aided":
+        odd = next(key for key in [*own, *given] if own.get(key) != given.get(key))
+        raise ConfigError(
+            f"--init-from: '{odd}' of the {name} does not fit this run; give it the same settings"
+        )

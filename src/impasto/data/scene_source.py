@@ -94,7 +94,10 @@ class SceneSource:
         rng = np.random.default_rng((*self._stream, position, 2))
         requirement = parse_prompt(text)
         for _ in range(_TRIES):
-            other = realise(requirement, rng)
+            try:
+                other = realise(requirement, rng)
+            except ValueError:  # it found no room
+                return scene
             if other.is_held_out == scene.is_held_out:
                 return other
         return scene

@@ -6,10 +6,11 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from impasto.config import ConfigError
+from impasto.data.glyphs.sample import SAMPLE_NAME
 from impasto.data.opening import kind_of, open_data
 from impasto.data.records import PICTURE_SUFFIXES, BadSampleError, DataError, Faults, Records
 from impasto.pictures import read_settings
@@ -48,8 +49,12 @@ class PictureFolder:
     def __init__(self, folder: Path) -> None:
         self.source, self.folder, self.faults = str(folder), folder, Faults()
         names = sorted(_pictures_below(folder))
-        generated = FIRST_PICTURE in names
-        self.names = [name for name in names if not (generated and name in SHEETS)]
+        generated = {str(PurePosixPath(name).parent) for name in names if _last(name) == FIRST_PICTURE}
+        self.names = [
+            name
+            for name in names
+            if not (_last(name) in SHEETS and str(PurePosixPath(name).parent) in generated)
+        ]
         for name in set(names) - set(self.names):
             self.faults.add(A_SHEET, name)
 
@@ -102,9 +107,13 @@ def open_pictures(source: str) -> PictureSet:
         if not len(found):
             raise DataError(f"{source} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
         return found
-    if not path.exists() and not source.startswith("scenes:"):
+    if not path.exists() and not source.startswith("scenes:") and source != SAMPLE_NAME:
         raise ConfigError(f"{source}: there is no such folder of pictures")
     return CaptionedPictures(source, open_data(source))
+
+
+def _last(name: str) -> str:
+    return PurePosixPath(name).name
 
 
 def _prompt_in(data: bytes) -> str | None:

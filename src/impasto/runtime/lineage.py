@@ -30,20 +30,25 @@ def remember(out: Path, place: str | None) -> None:
 
 def with_lineage(provenance: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """A run's provenance with what it began from; the networks of all earlier runs are among its own, as
-    "earlier ROLE"."""
+    "earlier ROLE" where the role is taken."""
     if not (out / FILE).is_file():
         return dict(provenance)
     earlier = json.loads((out / FILE).read_text(encoding="utf-8"))
-    own = provenance.get("training_networks", {})
-    before = {
-        role if role.startswith("earlier ") else f"earlier {role}": digest
-        for role, digest in earlier.get("training_networks", {}).items()
-        if digest not in own.values()
-    }
-    return {**provenance, "training_networks": {**own, **before}, "began_from": earlier}
+    networks = dict(provenance.get("training_networks", {}))
+    for role, digest in earlier.get("training_networks", {}).items():
+        if digest not in networks.values():
+            while role in networks:
+                role = f"earlier {role}"
+            networks[role] = digest
+    return {**provenance, "training_networks": networks, "began_from": earlier}
+
+
+def lineage(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The provenances of a run and of those before it, newest first."""
+    earlier = provenance.get("began_from")
+    return [provenance, *(lineage(earlier) if earlier else [])]
 
 
 def images_before(provenance: Mapping[str, Any]) -> int:
     """Pictures that the earlier runs saw, all together."""
-    earlier = provenance.get("began_from")
-    return 0 if not earlier else earlier.get("images_seen", 0) + images_before(earlier)
+    return sum(earlier.get("images_seen", 0) for earlier in lineage(provenance)[1:])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from impasto.data.glyphs.captions import phrase
 from impasto.data.glyphs.glyphs import Glyph
+from impasto.data.glyphs.licences import MIT, MIT_HOLDERS
 from impasto.data.glyphs.sources import LABELS, LABELS_ATTRIBUTION, GlyphSet
 from impasto.data.glyphs.splits import CELL_SHARE, CONCEPT_SHARE, SPLITS, fraction
 from impasto.data.records import Faults
@@ -177,19 +178,25 @@ def write_card(
     write_sheets(out, pictures)
 
 
-def notice(used: Sequence[GlyphSet], size: str, backgrounds: Sequence[str]) -> str:
-    """Who made the drawings, under which licence, and what was changed, as CC-BY asks."""
+def notice(used: Sequence[GlyphSet], size: str, backgrounds: Sequence[str], *, lossy: bool = False) -> str:
+    """Who made the drawings, under which licence, and what was changed, as CC-BY and MIT ask."""
     lines = ["Open Glyphs: pictures made from drawings of others.", ""]
     lines += [f"- {one.style}: {one.attribution}; from {one.package.requirement}" for one in used]
     lines += [f"- {LABELS_ATTRIBUTION}; from {LABELS.requirement}", ""]
     lines += [
         f"Changes: the drawings were turned into pictures of {size} x {size} pixels with a margin,",
-        f"on {', '.join(backgrounds)}. The makers of the drawings do not endorse this set.",
+        f"on {', '.join(backgrounds)}{', kept with loss as WebP' if lossy else ''}.",
+        "The makers of the drawings do not endorse this set.",
         "",
         "CC-BY-4.0: https://creativecommons.org/licenses/by/4.0/",
         "CC-BY-SA-4.0: https://creativecommons.org/licenses/by-sa/4.0/",
         "Apache-2.0: https://www.apache.org/licenses/LICENSE-2.0",
-        "MIT: https://opensource.org/license/mit",
+        "Unicode-3.0: https://www.unicode.org/license.txt; Copyright (c) Unicode, Inc.",
+        "",
+        "The MIT License",
+        *MIT_HOLDERS,
+        "",
+        MIT.rstrip(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -47,7 +47,7 @@ def write_sample(built: Path, out: Path) -> int:
                 header.size, header.mode = len(data), 0o644
                 archive.addfile(header, io.BytesIO(data))
     used = [one for one in SETS if one.style in {record.details["style"] for record in chosen}]
-    atomic_write_text(out / "NOTICE", notice(used, "64", ["white"]))
+    atomic_write_text(out / "NOTICE", notice(used, "64", ["white"], lossy=True))
     return len(chosen)
 
 
