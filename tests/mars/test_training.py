@@ -302,7 +302,7 @@ def test_the_schedule_and_the_shares():
     assert warm_cosine(0.005, 0.01, 0.1) == pytest.approx(0.5)
     assert warm_cosine(0.01, 0.01, 0.1) == pytest.approx(1.0)
     assert warm_cosine(1.0, 0.01, 0.1) == pytest.approx(0.1)
-    training = RUNS["mars-nano/stage1"]().training
+    training = replace(RUNS["mars-nano/stage1"]().training, image_to_text=0.2)
     assert training.described(40) == 8 and training.described(2) == 1
     with pytest.raises(ConfigError, match="multiple"):
         override(RUNS["mars-nano/stage1"](), ["training.log_every=100"])
