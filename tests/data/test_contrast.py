@@ -97,6 +97,7 @@ def test_pictures_of_one_caption_are_different_and_all_true():
     images, captions = source.batch(range(90))
     assert captions[::3] == captions[1::3] == captions[2::3]
     assert captions[::3] == [first.sample(position)[1] for position in range(0, 90, 3)]
+    assert source.captions(30) == first.captions(30)
     missed = source.near_misses(range(90))
     assert missed[::3] == missed[1::3] == missed[2::3] == first.near_misses(range(0, 90, 3))
     same = [bool((images[k] == images[k + 1]).all()) for k in range(0, 90, 3)]

@@ -149,18 +149,16 @@ def _tell_bad_samples(source: DataSource, out: Path, ranks: Ranks, display: Trai
 def fixed_prompts(run: AuroraRun, count: int = FIXED_PROMPTS) -> list[str]:
     """Captions of scenes never trained on: half of combinations that are seen, half of unseen ones."""
     resolution, half = run.model.generator.resolution, count // 2
-    data = replace(run.data, pictures_per_caption=1)
-    seen = SceneSource(resolution, data, seed=run.training.seed + 1)
-    unseen = SceneSource(resolution, data, seed=run.training.seed + 1, split="heldout")
+    seen = SceneSource(resolution, run.data, seed=run.training.seed + 1)
+    unseen = SceneSource(resolution, run.data, seed=run.training.seed + 1, split="heldout")
     return seen.captions(half) + unseen.captions(count - half)
 
 
 def evaluation(run: AuroraRun):
     """The oracle's scores of the averaged generator on fixed captions, seen and unseen combinations."""
-    data = replace(run.data, pictures_per_caption=1)
     sets = {
         split: SceneSource(
-            run.model.generator.resolution, data, seed=run.training.seed + 2, split=split
+            run.model.generator.resolution, run.data, seed=run.training.seed + 2, split=split
         ).captions(EVALUATION_PROMPTS)
         for split in ("train", "heldout")
     }

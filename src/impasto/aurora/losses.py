@@ -19,7 +19,7 @@ from impasto.nn.precision import at_least_float32, without_autocast
 
 LAZY_INTERVAL = 16  # discriminator steps from one R1 penalty to the next (GigaGAN)
 PATH_LENGTH_DECAY = 0.01  # StyleGAN2
-CONTRASTIVE_SCALE = 20.0  # ours; LAFITE: 2, where many captions are near each other
+CONTRASTIVE_SCALE = 20.0  # ours; LAFITE: 2 (recollection)
 Pyramid = dict[int, Tensor]
 
 
@@ -239,7 +239,7 @@ def path_length_penalty(
 
 def contrastive_loss(images: Tensor, texts: Tensor, duplicates: Tensor) -> Tensor:
     """Mean cross-entropy of telling a picture's own caption from the others of the batch and from near misses
-    (LAFITE, Zhou et al. 2022, eq. 6 and 7, there among the captions of the batch alone).
+    (after LAFITE, Zhou et al. 2022, there among the captions of the batch alone).
 
     images [B, D] and texts [N, D], not normalised; the first B texts are the pictures' own; duplicates [B, N]
     bool, captions that equal a picture's own and must not count as wrong ones.

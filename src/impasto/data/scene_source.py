@@ -116,5 +116,5 @@ class SceneSource:
         return scene, options.languages[int(rng.integers(len(options.languages)))], rng
 
     def captions(self, count: int, start: int = 0) -> list[str]:
-        """Captions of positions start, start + 1, ..."""
-        return [self.sample(position)[1] for position in range(start, start + count)]
+        """What is told of scenes start, start + 1, ...: one caption each, whatever `pictures_per_caption`."""
+        return [self._tell(number)[1] for number in range(start, start + count)]

@@ -6,7 +6,7 @@ sampled prompts come from a stream of their own, which no training run draws fro
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -57,7 +57,6 @@ class SceneReport:
 
 def prompt_sets(options: SceneOptions, count: int) -> dict[str, list[str]]:
     """The ten fixed prompts, and `count` captions each of seen and unseen combinations."""
-    options = replace(options, pictures_per_caption=1)
     seen = SceneSource(64, options, seed=EVALUATION_STREAM)
     unseen = SceneSource(64, options, seed=EVALUATION_STREAM, split="heldout")
     return {
