@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from impasto.config import first_line
 
 # What a CLIP text tower needs from a hub repository; the weights only as safetensors.
 HUB_FILES = ["*.json", "merges.txt", "model.safetensors", "model-*.safetensors"]
@@ -32,6 +35,36 @@ def quiet_loading() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
+
+
+def read_pretrained(directory: Path, loader: Any, kinds: Sequence[str], wanted: str) -> Any:
+    """transformers' model in fp32 from a local directory, every weight from the file: a missing one would be
+    random. `loader` is its class, `kinds` the model types it may be, `wanted` what those are called. Raises
+    FileNotFoundError or ValueError, in one line, where the directory holds something else."""
+    config_file = directory / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"no config.json in {directory}")
+    kind = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
+    if kind not in kinds:
+        raise ValueError(f"{directory} holds a {kind} model, not {wanted}")
+    if not any(directory.glob("model*.safetensors")):
+        raise FileNotFoundError(f"no model.safetensors in {directory}")
+    try:
+        with quiet_loading():
+            model, report = loader.from_pretrained(
+                directory,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"not the weights of its config.json, {directory}: {first_line(error)}") from error
+    for problem in ("missing_keys", "mismatched_keys"):
+        if report[problem]:
+            key = min(report[problem])
+            raise ValueError(f"not the weights of its config.json, {directory}: {problem}, such as {key}")
+    return model
 
 
 @contextmanager

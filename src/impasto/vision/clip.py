@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from transformers import CLIPModel
 
-from impasto.config import first_line
 from impasto.text.clip_tokeniser import PADDING, ClipTokeniser
 from impasto.text.features import check_texts
-from impasto.text.loading import exact_inference, fingerprint, quiet_loading, resolve_directory
+from impasto.text.loading import exact_inference, fingerprint, read_pretrained, resolve_directory
 from impasto.vision.features import channels, resize_square
 
 # OpenAI's preprocessing (github openai/CLIP, clip/clip.py), which every published CLIP of this format shares.
@@ -42,7 +39,7 @@ class ClipImageText:
         weights that are not those of its config.json; in one line.
         """
         directory = resolve_directory(name)
-        model = _read(directory)
+        model = read_pretrained(directory, CLIPModel, ("clip",), "a whole CLIP (image and text tower)")
         has_tokeniser = any((directory / file).is_file() for file in ("vocab.json", "tokenizer.json"))
         length = model.config.text_config.max_position_embeddings
         tokeniser = ClipTokeniser.from_directory(directory, length) if has_tokeniser else None
@@ -107,32 +104,3 @@ class ClipImageText:
             tokens = self._model.text_model(input_ids=ids).last_hidden_state
             pooled = tokens[torch.arange(len(ids), device=ids.device), end]
             return self._model.text_projection(pooled).float()
-
-
-def _read(directory: Path) -> Any:
-    """transformers' CLIPModel in float32, every weight from the file: a missing one would be random."""
-    config_file = directory / "config.json"
-    if not config_file.is_file():
-        raise FileNotFoundError(f"no config.json in {directory}")
-    kind = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
-    if kind != "clip":
-        raise ValueError(f"{directory} holds a {kind} model, not a whole CLIP (image and text tower)")
-    if not any(directory.glob("model*.safetensors")):
-        raise FileNotFoundError(f"no model.safetensors in {directory}")
-    try:
-        with quiet_loading():
-            loaded: Any = CLIPModel.from_pretrained(
-                directory,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"not the weights of its config.json, {directory}: {first_line(error)}") from error
-    model, report = loaded
-    problems = {"missing": report["missing_keys"], "of another shape": report["mismatched_keys"]}
-    for problem, keys in problems.items():
-        if keys:
-            raise ValueError(f"not the weights of its config.json, {directory}: {min(keys)} is {problem}")
-    return model

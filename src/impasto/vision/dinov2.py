@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from impasto.config import first_line
-from impasto.text.loading import exact_inference, fingerprint, quiet_loading
+from impasto.text.loading import exact_inference, fingerprint, read_pretrained
 from impasto.vision.features import channels, resize_square
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as DINOv2 was trained
@@ -40,31 +38,7 @@ class Dinov2Features:
     def from_directory(cls, directory: Path, side: int = SIDE) -> Dinov2Features:
         """From a local directory in transformers' format, weights as safetensors. FileNotFoundError or
         ValueError, in one line, where it holds something else."""
-        config_file = directory / "config.json"
-        if not config_file.is_file():
-            raise FileNotFoundError(f"no config.json in {directory}")
-        kind = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
-        if kind not in KINDS:
-            raise ValueError(f"{directory} holds a {kind} model, not a DINOv2 image tower")
-        if not any(directory.glob("model*.safetensors")):
-            raise FileNotFoundError(f"no model.safetensors in {directory}")
-        try:
-            with quiet_loading():
-                model, report = AutoModel.from_pretrained(
-                    directory,
-                    local_files_only=True,
-                    use_safetensors=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                )
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"not the weights of its config.json, {directory}: {first_line(error)}"
-            ) from error
-        for problem in ("missing_keys", "mismatched_keys"):
-            if report[problem]:
-                key = min(report[problem])
-                raise ValueError(f"not the weights of its config.json, {directory}: {problem}, such as {key}")
+        model = read_pretrained(directory, AutoModel, KINDS, "a DINOv2 image tower")
         return cls(model, side)
 
     def to(self, device: torch.device | str) -> Dinov2Features:
