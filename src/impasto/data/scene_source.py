@@ -10,6 +10,7 @@ from torch import Tensor
 
 from impasto.config import ConfigError
 from impasto.data.scenes import (
+    SPLITS,
     Scene,
     caption,
     caption_and_contrast,
@@ -50,7 +51,7 @@ class SceneSource:
 
     def __init__(self, resolution: int, options: SceneOptions, *, seed: int = 0, split: str = "train"):
         self.resolution, self.options, self.split = resolution, options, split
-        self._stream = (seed, 0 if split == "train" else 1)
+        self._stream = (seed, SPLITS.index(split))
         self._recent: dict[int, tuple[Scene, str, str | None]] = {}
 
     def batch(self, positions: Sequence[int]) -> tuple[Tensor, list[str]]:

@@ -2,6 +2,8 @@
 
 A training sequence holds several captions of one scene with an end of text after each, so that words earlier
 in it are worth attending to; half of the sequences begin with the end of text, as if one came before.
+Captions are of any pairs of colour and shape: what is held out are pictures, and a pretrained language model
+has read of all colours and shapes too.
 """
 
 import time
@@ -112,7 +114,7 @@ def train_language(
     """Train until the run's scenes are seen, the deadline has passed or a signal asks to stop; the last
     checkpoint is written in each case. Returns why it ended."""
     config, run = state.run.training, state.run
-    source = CaptionSource(ANY_SIDE, run.data, seed=config.seed)
+    source = CaptionSource(ANY_SIDE, run.data, seed=config.seed, split="any")
     reason = "finished"
     while state.scenes < config.scenes:
         started = time.perf_counter()

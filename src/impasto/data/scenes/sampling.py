@@ -77,9 +77,9 @@ def sample_scene(
 ) -> Scene:
     """Draw a scene.
 
-    "train" scenes hold no pair of HELD_OUT_PAIRS, "heldout" scenes at least one. ``category`` narrows the
-    choice to one or several of CATEGORIES; ``max_objects`` (1 to 4), ``textures`` and ``backgrounds`` make an
-    easier world.
+    "train" scenes hold no pair of HELD_OUT_PAIRS, "heldout" scenes at least one, "any" scenes what comes.
+    ``category`` narrows the choice to one or several of CATEGORIES; ``max_objects`` (1 to 4), ``textures``
+    and ``backgrounds`` make an easier world.
     """
     if split not in SPLITS:
         raise ValueError(f"no split called {split!r}: choose from {', '.join(SPLITS)}")

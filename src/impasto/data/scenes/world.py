@@ -30,7 +30,7 @@ SIZES: dict[str, float] = {"small": 0.28, "medium": 0.40, "large": 0.53}  # nomi
 RELATIONS = ("left of", "right of", "above", "below", "touching", "inside")
 CATEGORIES = ("color", "shape", "texture", "spatial", "non-spatial", "complex")
 LANGUAGES = ("en", "zh")
-SPLITS = ("train", "heldout")
+SPLITS = ("train", "heldout", "any")
 MAX_OBJECTS = 4
 
 CONTAINERS = ("circle", "square", "diamond")  # shapes with room for a small object inside a large one
