@@ -244,7 +244,7 @@ def feed_forward(net, key, x, w, experts):
     probs, y = logits.softmax(-1), torch.zeros_like(x)
     top_prob, index = probs.max(-1)
     for e in range(experts):
-        y[index == e] = mlp(net, f"{key}.net.{e}", x[index == e])
+        y[index == e] = mlp(net, f"{key}.net.{e}", x[index == e]).to(y.dtype)
     share = F.one_hot(index, experts).float().mean(1)
     balance = experts**2 * (share * probs.mean(1)).mean()
     net.losses.append(0.001 * logits.logsumexp(-1).square().mean() + 0.001 * balance)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from impasto.nn.attention import attend, merge_heads, split_heads, squared_distance
+from impasto.nn.attention import _distance_factors, attend, merge_heads, split_heads
 from tests.conftest import relative_difference
 
 
@@ -95,4 +95,21 @@ def test_heads_split_and_merge():
 def test_squared_distance_in_single_precision():
     q, k = torch.randn(50, 64), torch.randn(40, 64)
     expected = torch.cdist(q.double(), k.double()).square()
-    assert relative_difference(squared_distance(q, k).double(), expected) < 1e-5
+    left, right = _distance_factors(q, k)
+    assert relative_difference((left @ right).double(), expected) < 1e-5
+
+
+@pytest.mark.parametrize("block", [3, 40, 200, 10_000])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_blocks_of_distances_give_what_the_whole_map_gives(block, masked, tied, monkeypatch):
+    monkeypatch.setattr("impasto.nn.attention.CPU_BLOCK", block)
+    q, k, v = torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 5)
+    k = q if tied else k[:, :, :7]
+    v = v[:, :, : k.shape[2]]
+    mask = torch.arange(k.shape[2]) < torch.tensor([[4], [k.shape[2]]]) if masked else None
+    whole = attend(q.requires_grad_(True), k, v, distance="l2", scale=0.7, key_mask=mask)
+    with torch.no_grad():
+        blocks = attend(q, k, v, distance="l2", scale=0.7, key_mask=mask)
+    assert whole.requires_grad and not blocks.requires_grad
+    assert blocks.is_contiguous() and relative_difference(blocks, whole.detach()) < 1e-6

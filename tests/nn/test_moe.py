@@ -42,7 +42,7 @@ def randomised_experts(kind: str, dtype=torch.float32) -> Experts:
 
 @pytest.mark.parametrize("kind", ["geglu", "gelu"])
 @pytest.mark.parametrize("tokens", [1, 7, 64])
-@pytest.mark.parametrize("method", ["grouped", "padded"])
+@pytest.mark.parametrize("method", ["sliced", "grouped", "padded"])
 def test_sorted_experts_equal_the_loop_in_value_and_gradient(method, tokens, kind):
     experts = randomised_experts(kind)
     x = torch.randn(tokens, 8, requires_grad=True)
@@ -59,7 +59,7 @@ def test_sorted_experts_equal_the_loop_in_value_and_gradient(method, tokens, kin
 
 
 def test_an_expert_without_tokens_stays_in_the_graph_with_zero_gradient():
-    for method in ("grouped", "padded"):
+    for method in ("sliced", "grouped", "padded"):
         experts = randomised_experts("geglu")
         experts(torch.randn(6, 8), torch.zeros(6, dtype=torch.long), method).sum().backward()
         for parameter in experts.parameters():
@@ -68,7 +68,7 @@ def test_an_expert_without_tokens_stays_in_the_graph_with_zero_gradient():
             assert float(parameter.grad[1:].abs().max()) == 0
 
 
-def test_double_precision_takes_the_padded_form_and_passes_gradcheck_twice():
+def test_double_precision_passes_gradcheck_twice():
     experts = randomised_experts("geglu", torch.float64)
     x = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
     index = torch.tensor([0, 2, 2, 1, 0, 2])
@@ -76,7 +76,8 @@ def test_double_precision_takes_the_padded_form_and_passes_gradcheck_twice():
     assert torch.autograd.gradgradcheck(lambda x: experts(x, index), (x,))
 
 
-def test_second_order_gradients_of_the_grouped_form_equal_the_padded_ones():
+@pytest.mark.parametrize("method", ["sliced", "grouped"])
+def test_second_order_gradients_equal_those_of_the_padded_form(method):
     experts = randomised_experts("geglu")
     x, index = torch.randn(9, 8, requires_grad=True), torch.randint(0, 5, (9,))
 
@@ -84,8 +85,8 @@ def test_second_order_gradients_of_the_grouped_form_equal_the_padded_ones():
         (gradient,) = torch.autograd.grad(experts(x, index, method).sum(), x, create_graph=True)
         return torch.autograd.grad(gradient.square().sum(), (x, experts.weight_in, experts.weight_out))
 
-    for grouped, padded in zip(penalty("grouped"), penalty("padded"), strict=True):
-        assert torch.allclose(grouped, padded, atol=1e-4 * float(padded.abs().max()))
+    for actual, padded in zip(penalty(method), penalty("padded"), strict=True):
+        assert torch.allclose(actual, padded, atol=1e-4 * float(padded.abs().max()))
 
 
 def test_bfloat16_experts_stay_near_single_precision():
@@ -111,13 +112,14 @@ def test_plans_give_every_token_a_row_of_its_expert(align, monkeypatch):
     assert ends is None and torch.equal(rows_per_expert[slot], index)
 
 
-def test_aligned_groups_compute_the_same(monkeypatch):
+@pytest.mark.parametrize("method", ["sliced", "grouped"])
+def test_aligned_groups_compute_the_same(method, monkeypatch):
     experts = randomised_experts("geglu")
     x, index = torch.randn(21, 8, requires_grad=True), torch.randint(0, 5, (21,))
     inputs = (x, *experts.parameters())
-    plain = torch.autograd.grad(experts(x, index, "grouped").square().sum(), inputs)
+    plain = torch.autograd.grad(experts(x, index, method).square().sum(), inputs)
     monkeypatch.setattr("impasto.nn.moe.group_alignment", lambda x: 8)
-    aligned = torch.autograd.grad(experts(x, index, "grouped").square().sum(), inputs)
+    aligned = torch.autograd.grad(experts(x, index, method).square().sum(), inputs)
     for a, b in zip(aligned, plain, strict=True):
         assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
 

@@ -14,6 +14,8 @@ from impasto.nn.precision import at_least_float32, without_autocast
 
 Distance = Literal["l2", "l2_squared", "dot"]
 SQUARED_DISTANCE_FLOOR = 1e-10  # below this a distance counts as zero, and has no gradient
+# Distances that are there at once where no gradient is wanted: 1 MiB, half of a core's usual cache; 1 GiB.
+CPU_BLOCK, DEVICE_BLOCK = 2**18, 2**28
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -26,13 +28,13 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def squared_distance(q: Tensor, k: Tensor) -> Tensor:
-    """[..., S, d], [..., T, d] -> [..., S, T] squared Euclidean distances as one matmul:
-    (-2q, |q|^2, 1) . (k, 1, |k|^2). No other tensor of the result's size is made."""
+def _distance_factors(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., S, d], [..., T, d] -> [..., S, d + 2], [..., d + 2, T]: squared Euclidean distances are their
+    product, (-2q, |q|^2, 1) . (k, 1, |k|^2), so that no other tensor of the result's size is made."""
     q_norm, k_norm = q.square().sum(-1, keepdim=True), k.square().sum(-1, keepdim=True)
     left = torch.cat((-2 * q, q_norm, torch.ones_like(q_norm)), dim=-1)
     right = torch.cat((k, torch.ones_like(k_norm), k_norm), dim=-1)
-    return left @ right.transpose(-2, -1)
+    return left, right.transpose(-2, -1)
 
 
 def attend(
@@ -71,13 +73,43 @@ def attend(
 def _attend_euclidean(q: Tensor, k: Tensor, v: Tensor, scale: float, key_mask: Tensor | None) -> Tensor:
     dtype = at_least_float32(q)
     with without_autocast(q):
+        left, right = _distance_factors(q.to(dtype) * scale, k.to(dtype) * scale)
+        floor = SQUARED_DISTANCE_FLOOR * scale**2
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))):
+            return _attend_in_blocks(left, right, v, floor, q is k, key_mask)
         # Rebinding one name lets each large map be freed as soon as the next exists.
-        x = squared_distance(q.to(dtype) * scale, k.to(dtype) * scale)
+        x = left @ right
         if q is k:  # tied: a point is at distance zero from itself, which the matmul only knows to rounding
             x = x.masked_fill(torch.eye(q.shape[-2], dtype=torch.bool, device=q.device), 0.0)
-        x = x.clamp_min(SQUARED_DISTANCE_FLOOR * scale**2)
-        x = x.sqrt()
+        x = x.clamp_min(floor).sqrt()
         if key_mask is not None:
             x = x.masked_fill(~key_mask[:, None, None, :], float("inf"))
         x = F.softmin(x, dim=-1)
     return x.to(v.dtype) @ v
+
+
+def _attend_in_blocks(
+    left: Tensor, right: Tensor, v: Tensor, floor: float, tied: bool, key_mask: Tensor | None
+) -> Tensor:
+    """The same without gradients: so many heads, or rows of one, at a time that their distances stay in the
+    cache of a core (or in a small part of a GPU's memory), and in place."""
+    heads, (queries, keys) = left.shape[1], (left.shape[2], right.shape[3])
+    left, right, values = left.flatten(0, 1), right.flatten(0, 1), v.flatten(0, 1)
+    out = torch.empty_like(values[:, :1].expand(-1, queries, -1))
+    most = CPU_BLOCK if v.device.type == "cpu" else DEVICE_BLOCK
+    maps = max(1, most // (queries * keys))
+    rows = min(queries, max(1, most // keys))
+    for first in range(0, left.shape[0], maps):
+        group = slice(first, first + maps)
+        for start in range(0, queries, rows):
+            x = left[group, start : start + rows] @ right[group]
+            if tied:
+                x.diagonal(start, -2, -1).zero_()
+            x.clamp_min_(floor).sqrt_()
+            if key_mask is not None:
+                samples = torch.arange(first, min(first + maps, left.shape[0]), device=x.device) // heads
+                x.masked_fill_(~key_mask[samples, None], float("inf"))
+            torch.sub(x.amin(-1, keepdim=True), x, out=x).exp_()  # a softmax, less its last division
+            attended = x.to(v.dtype) @ values[group]
+            out[group, start : start + rows] = attended / x.sum(-1, keepdim=True).to(v.dtype)
+    return out.unflatten(0, (-1, heads))

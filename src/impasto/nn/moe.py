@@ -1,8 +1,8 @@
 """Sparse mixture of experts: a feed-forward layer with many experts of which each token visits one.
 
 Routing is top-1 (Switch Transformer) and sees the token *and* the text-integrated latent w (Aurora, eq. 9).
-Tokens are sorted by expert and every projection is one grouped matmul, so nothing loops over experts, an
-expert without tokens still has (zero) gradients, and on CUDA in bf16 nothing waits for the device.
+Tokens are sorted by expert. On a CPU each expert takes its slice of them; on CUDA every projection is one
+grouped matmul, and in bf16 nothing waits for the device. An expert without tokens still has (zero) gradients.
 """
 
 import math
@@ -20,7 +20,7 @@ from impasto.nn.style import Dense, ModulatedLinear, leaky_relu
 ExpertKind = Literal["geglu", "gelu"]
 RouterInput = Literal["feature_and_w", "feature", "w"]
 BalanceScope = Literal["image", "batch", "global"]
-GroupedMethod = Literal["grouped", "padded"]
+GroupedMethod = Literal["sliced", "grouped", "padded"]
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,10 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, expert_index: Tensor, method: GroupedMethod | None = None) -> Tensor:
         """x [T, C], expert_index [T] int64 in [0, E) -> [T, C], each token through its own expert."""
         x = x.to(autocast_dtype(x))
-        dtype = x.dtype
         method = method or best_method(x)
+        if method == "sliced":
+            return self._sliced(x, expert_index)
+        dtype = x.dtype
         if method == "grouped":
             slot, rows_per_expert, offsets = plan_grouped(expert_index, self.count, group_alignment(x))
         else:
@@ -155,27 +157,46 @@ class Experts(nn.Module):
         hidden = grouped_linear(buffer, self.weight_in.to(dtype), offsets)
         # A row's bias as a product with one-hot membership: its gradient is a matmul, not a scatter.
         hidden = hidden + F.one_hot(rows_per_expert, self.count).to(dtype) @ self.bias_in.to(dtype)
-        if self.kind == "geglu":
-            value, gate = hidden.chunk(2, dim=-1)
-            hidden = value * F.gelu(gate)
-        else:
-            hidden = F.gelu(hidden)
-        output = grouped_linear(hidden * self.gain_out, self.weight_out.to(dtype), offsets)
+        output = grouped_linear(self._activate(hidden), self.weight_out.to(dtype), offsets)
         bias = F.one_hot(expert_index, self.count).to(dtype) @ self.bias_out.to(dtype)
         return output.index_select(0, slot) + bias
 
+    def _sliced(self, x: Tensor, expert_index: Tensor) -> Tensor:
+        """Expert after expert on its slice of the sorted tokens, where the host knows the counts anyway: a
+        slice stays in the cache from one projection to the next, and biases come with the matmul."""
+        counts = torch.bincount(expert_index, minlength=self.count).tolist()
+        order = expert_index.argsort(stable=True)
+        slices = (x.index_select(0, order) * self.gain_in).split(counts)
+        parameters = (self.weight_in, self.bias_in, self.weight_out, self.bias_out)
+        outputs = []
+        for rows, *own in zip(slices, *(p.to(x.dtype).unbind() for p in parameters), strict=True):
+            weight_in, bias_in, weight_out, bias_out = own
+            count, alignment = rows.shape[0], group_alignment(x)
+            rows = F.pad(rows, (0, 0, 0, -count % alignment))
+            hidden = self._activate(F.linear(rows, weight_in, bias_in))
+            outputs.append(F.linear(hidden, weight_out, bias_out)[:count])
+        return x.new_empty(x.shape).index_copy(0, order, torch.cat(outputs))
+
+    def _activate(self, hidden: Tensor) -> Tensor:
+        if self.kind == "geglu":
+            value, gate = hidden.chunk(2, dim=-1)
+            return value * F.gelu(gate) * self.gain_out
+        return F.gelu(hidden) * self.gain_out
+
 
 def best_method(x: Tensor) -> GroupedMethod:
-    """Grouped matmul where PyTorch has it (CPU and CUDA, not in fp64), padding elsewhere."""
+    """Slices on a CPU, grouped matmul where CUDA has it (not in fp64), padding elsewhere."""
+    if x.device.type == "cpu":
+        return "sliced"
     supported = x.dtype in (torch.bfloat16, torch.float16, torch.float32)
-    # CUDA's kernel reads 16-byte rows.
-    aligned = x.device.type != "cuda" or x.shape[-1] * x.element_size() % 16 == 0
-    return "grouped" if supported and aligned and x.device.type in ("cpu", "cuda") else "padded"
+    aligned = x.shape[-1] * x.element_size() % 16 == 0  # the kernel reads 16-byte rows
+    return "grouped" if supported and aligned and x.device.type == "cuda" else "padded"
 
 
 def group_alignment(x: Tensor) -> int:
-    """Rows at which a group may start: on CUDA 8, which are 16 bytes in bf16. On a CPU in bf16 64: there a
-    matmul of a size not met before costs milliseconds of set-up, and token counts are new at every step."""
+    """What the rows of a group are a multiple of: on CUDA 8, which are 16 bytes in bf16. On a CPU in bf16 64:
+    there a matmul of a size not met before costs milliseconds of set-up, and token counts are new at every
+    step."""
     if x.device.type == "cuda":
         return 8
     return 64 if x.dtype == torch.bfloat16 else 1

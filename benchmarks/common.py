@@ -1,0 +1,90 @@
+"""What the benchmarks share: taking turns, medians with spreads, and a document of the run."""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from impasto.runtime.files import atomic_write_text
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Seconds of processor time of one way of doing something: the median, the least and the most."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} [{self.least:.3g}, {self.most:.3g}]"
+
+
+def processor_seconds(work: Callable[[], object]) -> float:
+    """Of all threads of this process: fair on a machine that others use too."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Spread]:
+    """Processor time of each way, each in its turn and the order reversed every other round, so that what
+    else the machine does falls on all. One round before them is for warming up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name in list(ways) if turn % 2 else list(ways)[::-1]:
+            spent = processor_seconds(ways[name])
+            if turn:
+                seconds[name].append(spent)
+    return {name: Spread.of(values) for name, values in seconds.items()}
+
+
+def arguments_of(
+    description: str, argv: list[str] | None, add: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """--quick and --json FILE, which every script has, and what `add` adds."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: see that it runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    if add is not None:
+        add(parser)
+    return parser.parse_args(argv)
+
+
+def machine() -> dict[str, Any]:
+    """What ratios depend on."""
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": " ".join(["python", *(Path(part).name for part in sys.argv[:1]), *sys.argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def write_result(file: Path | None, result: Mapping[str, Any]) -> None:
+    if file is not None:
+        atomic_write_text(file, json.dumps({**machine(), **result}, indent=1) + "\n")
