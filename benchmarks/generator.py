@@ -18,16 +18,15 @@ import resource
 import sys
 import tempfile
 from argparse import ArgumentParser
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from benchmarks.common import Spread, arguments_of, take_turns, write_result
 from benchmarks.transcription import published_generator, random_state_dict
+from torch import Tensor
+
 from impasto.aurora.config import AuroraConfig
 from impasto.aurora.generator import Generator
 from impasto.aurora.official import RELEASED_CONSTRUCTOR, from_official

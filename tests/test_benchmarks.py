@@ -1,0 +1,39 @@
+"""The scripts of `benchmarks/` run, at small sizes, and write what they print."""
+
+import json
+
+import pytest
+from benchmarks import generator, moe, training
+from benchmarks.common import Spread, take_turns
+
+
+def test_ways_take_turns_after_a_round_of_warming_up():
+    called = []
+    spent = take_turns({name: lambda name=name: called.append(name) for name in "ab"}, rounds=2)
+    assert called == ["b", "a", "a", "b", "b", "a"]
+    assert set(spent) == {"a", "b"} and all(s.least <= s.median <= s.most for s in spent.values())
+    assert str(Spread.of([2.0, 1.0, 4.0])) == "2 [1, 4]"
+
+
+def test_sparse_experts_against_dense(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(moe, "WIDTH", 16)
+    assert moe.main(["--quick", "--json", str(tmp_path / "moe.json")]) == 0
+    rows = json.loads((tmp_path / "moe.json").read_text())["rows"]
+    assert len(rows) == 8 and all(set(row["against_dense"]) == {*moe.METHODS, "published"} for row in rows)
+    assert capsys.readouterr().out.count("\n") == 10
+
+
+def test_parts_of_a_training_step(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "import_peer", lambda: None)
+    assert training.main(["--quick", "--json", str(tmp_path / "training.json")]) == 0
+    found = json.loads((tmp_path / "training.json").read_text())
+    assert set(found["parts"]) == {"generator", "discriminator", "penalty"} and found["torch"]
+    assert "not installed" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_generator_against_the_transcription(tmp_path):
+    assert generator.main(["--quick", "--json", str(tmp_path / "generator.json")]) == 0
+    found = json.loads((tmp_path / "generator.json").read_text())
+    assert len(found["rows"]) == 2 and all(row["ratio"]["fp32"] > 0 for row in found["rows"])
+    assert min(found["peak_bytes"].values()) > 2**20
