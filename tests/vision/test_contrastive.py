@@ -51,6 +51,16 @@ def test_equal_captions_are_no_negatives() -> None:
     assert torch.isclose(losses["loss/text_to_image"], wanted)
 
 
+def test_captions_of_the_same_picture_are_no_negatives_but_wrong_ones_of_it_are() -> None:
+    images, texts, scale = torch.randn(2, 8), torch.randn(4, 8), torch.tensor(7.0)
+    losses = symmetric_loss(images, texts, scale, torch.arange(4), torch.tensor([3, 3]))
+    logits = 7 * F.normalize(images) @ F.normalize(texts).t()
+    rows = [logits[0, [0, 2, 3]], logits[1, [1, 2, 3]]]
+    wanted = torch.stack([row.logsumexp(0) - row[0] for row in rows]).mean()
+    assert torch.isclose(losses["loss/image_to_text"], wanted)
+    assert torch.isclose(losses["loss/text_to_image"], torch.zeros(()))
+
+
 def test_stated_pairs() -> None:
     pairs = stated_pairs(["two red circles and a blue square", "a star and a red circle", "a hungry cat"])
     pairs = pairs.view(3, len(COLOURS), len(SHAPES))

@@ -10,7 +10,10 @@ import torch
 
 from impasto.cli import main
 from impasto.config import ConfigError, override
+from impasto.data.opening import open_data
+from impasto.data.options import DatasetOptions
 from impasto.data.scene_source import SceneSource
+from impasto.data.source import DataSource
 from impasto.runtime.checkpoint import checkpoints, load_checkpoint
 from impasto.runtime.log import read_metrics
 from impasto.vision import load_image_text_model
@@ -19,6 +22,7 @@ from impasto.vision.hard_negatives import KINDS
 from impasto.vision.two_tower_config import TwoTowerRun
 from impasto.vision.two_tower_launch import TwoTowerRecorder
 from impasto.vision.two_tower_training import TwoTowerState, schedule, step
+from tests.data.sets import pairs, write_folder
 
 SETTINGS = (
     "model.backbone=efficientnet-lite0", "model.side=32", "model.grid_width=4", "model.queries=2",
@@ -151,7 +155,7 @@ def test_a_time_limit_and_a_saved_configuration(tmp_path: Path, capsys: pytest.C
         (["train", "two-towr", "--out", "x"], "did you mean 'two-tower'?"),
         (["train", "two-tower", "--out", "x", "--set", "training.frsh=3"], "did you mean 'fresh'?"),
         (["train", "two-tower", "--out", "x", "--set", "training.batch=33"], "a multiple of fresh=32"),
-        (["train", "two-tower", "--out", "x", "--data", "scnes"], "did you mean 'scenes'?"),
+        (["train", "two-tower", "--out", "x", "--data", "scnes"], "scnes: there is no such file or folder"),
         (["train", "two-tower", "--out", "x", "--init-from", "y"], "leave --init-from out"),
     ],
 )
@@ -170,3 +174,39 @@ def test_the_schedule() -> None:
     assert schedule(config, 1024) == 0
     with pytest.raises(ConfigError, match=r"training\.fresh=1 should be at least 2"):
         override(TwoTowerRun(), ["training.fresh=1"])
+
+
+def test_a_folder_is_trained_on_and_resumed_bit_for_bit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The set is seen several times over: no caption of a picture counts as wrong for it."""
+    data = write_folder(tmp_path / "data", pairs(12))
+    (data / "00003.jpg").write_bytes(b"no picture")
+    (data / "00004.txt").write_text("the same thing\nsaid in other words\n")
+    more = ["--data", str(data), "--set", "dataset.max_bad=0.1"]
+    assert main(command(tmp_path / "whole", *more)) == 0
+    assert "1 picture damaged (00003.jpg)" in capsys.readouterr().out
+    stopped = ["--time-limit", "0.00001", "--set", "dataset.workers=0"]
+    assert main(command(tmp_path / "parts", *more, *stopped)) == 0
+    assert main(command(tmp_path / "parts", *more)) == 0
+    whole, parts = (load_checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("whole", "parts"))
+    assert checkpoints(tmp_path / "parts")[-1].name == "000000000024"
+    for group, tensors in whole[0].items():
+        assert all(torch.equal(tensor, parts[0][group][name]) for name, tensor in tensors.items())
+    names = {name for line in read_metrics(tmp_path / "whole" / "metrics.jsonl") for name in line}
+    assert "retrieval/image_to_text" in names
+    assert not any("heldout" in name or "hard" in name for name in names)
+    assert f"from {data} (12 samples)" in (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert main(command(tmp_path / "whole")) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_the_same_picture_is_told_again_in_a_later_epoch(tmp_path: Path) -> None:
+    run = override(TwoTowerRun(), SETTINGS)
+    state = TwoTowerState.fresh(run)
+    source = DataSource(open_data(write_folder(tmp_path / "data", pairs(6))), 16, DatasetOptions(workers=0))
+    stream = ExampleStream(state.model, source, 4, 3, seed=0, hard_negatives=False)
+    batch = stream.batch(2, 12, 8, torch.Generator())
+    assert sorted(batch.samples.tolist()) == sorted([*range(6), *range(6)])
+    first = batch.samples.tolist().index(int(batch.samples[-1]))
+    assert torch.equal(batch.pooled[first], batch.pooled[-1]) and first != 11

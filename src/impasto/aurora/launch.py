@@ -1,10 +1,7 @@
 """From a preset's name to a trained run: what `impasto train` calls."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +15,13 @@ from impasto.aurora.trainer import train
 from impasto.aurora.training_config import AuroraRun
 from impasto.aurora.training_state import TrainingState
 from impasto.config import ConfigError, diff, nearest, override, to_dict
-from impasto.data.opening import resolve
 from impasto.data.records import Records
 from impasto.data.scene_source import SceneSource
 from impasto.data.scenes import score_images
 from impasto.data.source import DataSource
+from impasto.data.training_set import FREE as DATA_FREE
+from impasto.data.training_set import find_set, write_bad_samples
+from impasto.data.training_set import provenance as data_provenance
 from impasto.runtime.checkpoint import (
     clean_leftovers,
     images_of,
@@ -32,7 +31,6 @@ from impasto.runtime.checkpoint import (
 )
 from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks
-from impasto.runtime.files import atomic_write_text
 from impasto.runtime.guards import Deadline, Graceful
 from impasto.runtime.lineage import remember, with_lineage
 from impasto.runtime.loop import LaunchOptions
@@ -42,12 +40,8 @@ from impasto.text import load_encoder
 
 EVALUATION_PROMPTS = 64
 FIXED_PROMPTS = 6
-BAD_SAMPLES = "bad-samples.json"  # in a run's folder
 # How long a run is, where it writes and where its data lie may change; what it computes may not.
-FREE = (
-    "training.images", "training.keep_checkpoints", "training.log_every",
-    "dataset.source", "dataset.workers", "dataset.cache", "dataset.max_bad",
-)  # fmt: skip
+FREE = ("training.images", "training.keep_checkpoints", "training.log_every", *DATA_FREE)
 
 
 def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:
@@ -62,13 +56,13 @@ def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:
 def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
     """Train; returns how it ended. Raises one-line errors for what cannot be."""
     out, ranks = options.out, Ranks.from_environment(options.device)
-    records, run = _find_data(preset, run, options)
+    records, run = find_set(preset, run, options.data)
     checkpoint = _checkpoint_to_resume(out, run, options)
     initial = None if checkpoint else _initial_weights(options.init_from)
     bfloat16 = run.training.bfloat16_generator
     guides = Guides.load(run.guidance, ranks.device, bfloat16=bfloat16)
     state = TrainingState.fresh(run, ranks.device, initial, guides)
-    source, told = _source(records, run, ranks)
+    source = _source(records, run, ranks)
     encoder = load_encoder(run.model.text_encoder)
     networks = {"text_encoder": encoder.fingerprint, **guides.fingerprints}
     encoder.to(ranks.device)
@@ -80,6 +74,7 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
         write_run_config(out, preset, state)
         if checkpoint is None:
             remember(out, options.init_from)
+    told = {"preset": preset, "data": data_provenance(run), "training_networks": networks}
     sinks = make_sinks(options.log_to, out, to_dict(run)) if ranks.is_main else []
     with (
         Graceful() as stop,
@@ -94,7 +89,7 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             sinks=sinks,
             evaluate=evaluation(run) if records is None else None,
             best_by="score/overall" if records is None else "",
-            provenance=with_lineage({"preset": preset, "data": told, "training_networks": networks}, out),
+            provenance=with_lineage(told, out),
         )
         try:
             saved = state.restore(checkpoint) if checkpoint else {}
@@ -109,41 +104,15 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             recorder.close()
             if isinstance(source, DataSource):
                 source.close()
-                _tell_bad_samples(source, out, ranks, display)
+                if records is not None and ranks.is_main:
+                    write_bad_samples(out, records.faults, [source], display.message)
 
 
-def _find_data(preset: str, run: AuroraRun, options: LaunchOptions) -> tuple[Records | None, AuroraRun]:
-    """The set that --data names, None for scenes, and the run with what was found out about it."""
-    if options.data != "scenes":
-        records, found = resolve(options.data, run.dataset)
-        return records, replace(run, dataset=found)
-    if run.dataset.source:
-        raise ConfigError(f"{preset} is a run on another set; add --data {run.dataset.source}")
-    return None, run
-
-
-def _source(
-    records: Records | None, run: AuroraRun, ranks: Ranks
-) -> tuple[SceneSource | DataSource, dict[str, Any]]:
-    """What the run is trained on, and what its model says of it."""
+def _source(records: Records | None, run: AuroraRun, ranks: Ranks) -> SceneSource | DataSource:
     resolution, seed = run.model.generator.resolution, run.training.seed
     if records is None:
-        return SceneSource(resolution, run.data, seed=seed), {"scenes": to_dict(run.data)}
-    source = DataSource(records, resolution, run.dataset, seed=seed, stride=ranks.world_size)
-    return source, {"dataset": to_dict(run.dataset)}
-
-
-def _tell_bad_samples(source: DataSource, out: Path, ranks: Ranks, display: TrainingDisplay) -> None:
-    """What was passed over, on the console and in the run's folder."""
-    left_out = source.records.faults
-    if not ranks.is_main or not (len(source.faults) or len(left_out)):
-        return
-    document = {"left_out_on_opening": left_out.files(), "passed_over": source.faults.files()}
-    atomic_write_text(out / BAD_SAMPLES, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    display.message(
-        f"bad samples: left out {left_out.summary()}; passed over {source.faults.summary()}; "
-        f"all of them in {out / BAD_SAMPLES}"
-    )
+        return SceneSource(resolution, run.data, seed=seed)
+    return DataSource(records, resolution, run.dataset, seed=seed, stride=ranks.world_size)
 
 
 def fixed_prompts(run: AuroraRun, count: int = FIXED_PROMPTS) -> list[str]:

@@ -49,6 +49,9 @@ class FolderRecords:
             digest.update(os.fsencode(picture) + b"\0")
         return digest.hexdigest()
 
+    def key(self, index: int) -> str:
+        return self._pairs[index][0]
+
     def read(self, index: int) -> Record:
         name, texts = self._pairs[index]
         stem = str(self.folder / name).rpartition(".")[0]

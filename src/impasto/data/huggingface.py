@@ -43,8 +43,11 @@ class DatasetRecords:
     def __len__(self) -> int:
         return len(self._dataset)
 
+    def key(self, index: int) -> str:
+        return f"row {index}"
+
     def read(self, index: int) -> Record:
-        name = f"row {index}"
+        name = self.key(index)
         row: dict[str, Any] = self._dataset[index]
         stored = row.pop(self._column)
         captions = captions_of(row, name, self._caption_column)

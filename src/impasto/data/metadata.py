@@ -49,6 +49,9 @@ class MetadataRecords:
         with open(self.table, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def key(self, index: int) -> str:
+        return self._rows[index][FILE_COLUMN]
+
     def read(self, index: int) -> Record:
         row = self._rows[index]
         file = row[FILE_COLUMN]

@@ -36,6 +36,9 @@ class SceneRecords:
     def __len__(self) -> int:
         return self.count
 
+    def key(self, index: int) -> str:
+        return f"scene {index}"
+
     def read(self, index: int) -> Record:
         rng = np.random.default_rng((self.seed, index))
         scene = sample_scene(rng)
@@ -43,4 +46,4 @@ class SceneRecords:
         file = io.BytesIO()
         render(scene, size=self.side).save(file, format="PNG")
         details = {"licence": "Apache-2.0"}
-        return Record(f"scene {index}", file.getvalue(), captions, details)
+        return Record(self.key(index), file.getvalue(), captions, details)

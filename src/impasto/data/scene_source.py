@@ -68,6 +68,10 @@ class SceneSource:
             scene = self._another(scene, text, position)
         return np.asarray(render(scene, size=self.resolution)), text
 
+    def samples(self, positions: Sequence[int]) -> list[int]:
+        """Which pictures stand at the positions: no two are the same."""
+        return list(positions)
+
     def near_misses(self, positions: Sequence[int]) -> list[str | None]:
         """For `options.near_misses` of the captions, the caption with one fact changed."""
         return [self._told(position)[2] for position in positions]

@@ -43,10 +43,13 @@ class ShardRecords:
     def __len__(self) -> int:
         return len(self._places)
 
+    def key(self, index: int) -> str:
+        return self._places[index]["key"].decode("utf-8", "replace")
+
     def read(self, index: int) -> Record:
         place = self._places[index]
         shard = self.shards[int(place["shard"])]
-        name = f"{shard.name}:{place['key'].decode('utf-8', 'replace')}"
+        name = f"{shard.name}:{self.key(index)}"
         parts = {kind: (int(place[kind]), int(place[f"{kind}_size"])) for kind in ("picture", "text", "json")}
         spans = [(start, start + size) for start, size in parts.values() if start >= 0]
         first, last = min(start for start, _ in spans), max(end for _, end in spans)

@@ -21,7 +21,7 @@ from impasto.data.records import BadSampleError, Caption, Faults, Record, Record
 from impasto.data.transforms import decode, fit, is_random
 
 AHEAD = 2  # batches that are read before they are asked for
-CAPTION, PIXELS = 1, 2  # streams of random numbers of a position
+CAPTION, PIXELS, PHRASINGS = 1, 2, 3  # streams of random numbers of a position
 
 
 class Example(NamedTuple):
@@ -44,7 +44,8 @@ class DataSource:
         self.records, self.resolution, self.options, self.seed = records, resolution, options, seed
         self.stride, self.order = stride, Order(len(records), seed)
         self.faults = Faults()
-        self._allowed = int(options.max_bad * len(records))
+        self._size = options.samples or len(records)  # of the whole set, where this is a part of it
+        self._allowed = int(options.max_bad * self._size)
         self._bad: dict[int, BadSampleError] = {}
         self._pool = ThreadPoolExecutor(options.workers, "read-ahead") if options.workers else None
         self._pending: dict[int, Future[Example]] = {}
@@ -68,6 +69,26 @@ class DataSource:
         """Captions of positions start, start + 1, ..., without decoding a picture."""
         return [self._first_good(p, self._caption)[0] for p in range(start, start + count)]
 
+    def phrasings(self, position: int, count: int) -> list[str]:
+        """At most `count` different captions of the sample at a position, in an order drawn by position and
+        by `options.languages`, without decoding the picture."""
+        chances, texts = zip(*self.weighted_captions(position), strict=True)
+        shares = np.array(chances) / sum(chances)
+        number = min(count, len(texts))
+        drawn = self._rng(PHRASINGS, position).choice(len(texts), number, replace=False, p=shares)
+        return [texts[index] for index in drawn]
+
+    def weighted_captions(self, position: int) -> list[tuple[float, str]]:
+        """(chance before normalising, text) of every caption of the sample at a position that
+        `options.languages` allows."""
+        read = self._first_good(position, lambda index, _: self._candidates(self.records.read(index)))
+        self._count(read[1])
+        return read[0]
+
+    def samples(self, positions: Sequence[int]) -> list[int]:
+        """Which samples stand at positions that were read before."""
+        return [self._first_good(position, lambda index, _: index)[0] for position in positions]
+
     def examples(self, positions: Sequence[int]) -> list[Example]:
         """What stands at the positions, and read on beyond the last. Bad samples are counted here, not where
         they are read ahead, so that their number does not depend on the workers."""
@@ -75,10 +96,7 @@ class DataSource:
             found = [self.example(position) for position in positions]
         else:
             found = self._read_ahead(self._pool, positions)
-        for bad in (bad for example in found for bad in example.passed):
-            self.faults.add(bad.reason, bad.name)
-        if len(self.faults) > self._allowed:
-            raise self._too_many(self.faults)
+        self._count([bad for example in found for bad in example.passed])
         return found
 
     def example(self, position: int) -> Example:
@@ -134,23 +152,33 @@ class DataSource:
     def _caption(self, index: int, position: int) -> str:
         return self._choose(self.records.read(index), position)
 
+    def _count(self, passed: Sequence[BadSampleError]) -> None:
+        for bad in passed:
+            self.faults.add(bad.reason, bad.name)
+        if len(self.faults) > self._allowed:
+            raise self._too_many(self.faults)
+
     def _choose(self, record: Record, position: int) -> str:
         """One of a sample's captions: first a language by weight, then one of that language."""
-        candidates = list(_by_language(record.captions, self.options.languages))
-        if not candidates:
-            raise BadSampleError("no caption in dataset.languages", record.name)
+        candidates = self._candidates(record)
         if len(candidates) == 1:
             return candidates[0][1]
         chances = np.array([weight for weight, _ in candidates])
         drawn = self._rng(CAPTION, position).choice(len(candidates), p=chances / chances.sum())
         return candidates[int(drawn)][1]
 
+    def _candidates(self, record: Record) -> list[tuple[float, str]]:
+        candidates = list(_by_language(record.captions, self.options.languages))
+        if not candidates:
+            raise BadSampleError("no caption in dataset.languages", record.name)
+        return candidates
+
     def _rng(self, stream: int, position: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, stream, position))
 
     def _too_many(self, faults: Faults):
         source = self.options.source or "this set"
-        return too_many_bad(source, len(faults), len(self.records), self.options.max_bad, faults.summary())
+        return too_many_bad(source, len(faults), self._size, self.options.max_bad, faults.summary())
 
 
 def _by_language(captions: Sequence[Caption], weights: dict[str, float]) -> Iterator[tuple[float, str]]:

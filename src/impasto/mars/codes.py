@@ -8,7 +8,7 @@ whole or absent.
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from impasto.config import to_dict
+from impasto.data.source import DataSource
+from impasto.data.training_set import made_of
 from impasto.mars.directories import TokenizerPart
 from impasto.mars.texts import CaptionSource
 from impasto.mars.training_config import StageRun
@@ -40,10 +42,17 @@ class Pictures(NamedTuple):
 
 
 class CodeStore:
-    """All pictures of a run, in the endless order in which they are seen: a new order every epoch."""
+    """All pictures of a run, in the endless order in which they are seen: a new order every epoch. `chances`
+    of each picture's captions; None: all alike."""
 
-    def __init__(self, codes: Tensor, captions: list[list[str]], seed: int):
-        self.codes, self.captions, self.seed = codes, captions, seed
+    def __init__(
+        self,
+        codes: Tensor,
+        captions: list[list[str]],
+        seed: int,
+        chances: list[list[float]] | None = None,
+    ):
+        self.codes, self.captions, self.seed, self.chances = codes, captions, seed, chances
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -52,11 +61,15 @@ class CodeStore:
     def batch(self, positions: range | list[int]) -> Pictures:
         """The pictures at places of the order, each with one of its captions drawn by (seed, place)."""
         rows = [self._row(position) for position in positions]
-        captions = []
-        for row, position in zip(rows, positions, strict=True):
-            drawn = np.random.default_rng((self.seed, 1, position)).integers(len(self.captions[row]))
-            captions.append(self.captions[row][int(drawn)])
+        captions = [self._caption(row, position) for row, position in zip(rows, positions, strict=True)]
         return Pictures(self.codes[torch.tensor(rows)].long(), captions)
+
+    def _caption(self, row: int, position: int) -> str:
+        rng, texts = np.random.default_rng((self.seed, 1, position)), self.captions[row]
+        if self.chances is None:
+            return texts[int(rng.integers(len(texts)))]
+        shares = np.array(self.chances[row])
+        return texts[int(rng.choice(len(texts), p=shares / shares.sum()))]
 
     def _row(self, position: int) -> int:
         epoch, place = divmod(position, len(self))
@@ -66,30 +79,40 @@ class CodeStore:
 
 
 def prepare_codes(
-    out: Path, run: StageRun, part: TokenizerPart, report: Callable[[str], None] = _logger.info
-) -> None:
-    """Extract the codes of a run's pictures, unless they are there. CodesError, in one line, if those
-    that are there are of another tokenizer or of other scenes."""
-    folder, made_of = out / CODES, _made_of(run, part)
+    out: Path,
+    run: StageRun,
+    part: TokenizerPart,
+    report: Callable[[str], None] = _logger.info,
+    pictures: DataSource | None = None,
+) -> bool:
+    """Extract the codes of a run's pictures, of scenes if no others are given, unless they are there. Returns
+    whether they were not. CodesError, in one line, if those that are there are of another tokenizer or of
+    other pictures."""
+    folder, expected = out / CODES, _made_of(run, part)
     if folder.is_dir():
-        _check_made_of(folder, made_of)
-        return
+        _check_made_of(folder, expected)
+        return False
     training = run.training
-    source = CaptionSource(resolution_of(run, part), run.data, seed=training.seed)
-    report(f"extracting the codes of {training.pictures:,} pictures, once, into {folder}")
+    source = pictures or CaptionSource(resolution_of(run, part), run.data, seed=training.seed)
+    count = training.pictures if pictures is None else min(training.pictures, len(pictures))
+    of = "" if pictures is None or count == len(pictures) else f"of {len(pictures):,} (training.pictures) "
+    report(f"extracting the codes of {count:,} pictures {of}once, into {folder}")
     files: dict[str, dict[str, Any]] = {}
     with atomic_directory(folder) as temporary:
-        for number, start in enumerate(range(0, training.pictures, training.shard_pictures)):
-            positions = range(start, min(start + training.shard_pictures, training.pictures))
+        for number, start in enumerate(range(0, count, training.shard_pictures)):
+            positions = range(start, min(start + training.shard_pictures, count))
             codes = torch.from_numpy(extract_codes(part.tokenizer, source, positions).codes)
-            captions = [source.phrasings(p, training.captions_per_picture) for p in positions]
-            shard, texts = f"codes-{number:05d}.safetensors", f"captions-{number:05d}.json"
+            shard = f"codes-{number:05d}.safetensors"
             save_file({"codes": codes.flatten(1).contiguous()}, temporary / shard)
-            text = json.dumps(captions, ensure_ascii=False)
-            (temporary / texts).write_text(text, encoding="utf-8")
-            files |= {name: _fingerprint(temporary / name) for name in (shard, texts)}
-        document = {"format": FORMAT, "made_of": made_of, "files": files}
+            names = [shard]
+            for kind, values in _captions_of(source, positions, run).items():
+                names.append(f"{kind}-{number:05d}.json")
+                text = json.dumps(values, ensure_ascii=False)
+                (temporary / names[-1]).write_text(text, encoding="utf-8")
+            files |= {name: _fingerprint(temporary / name) for name in names}
+        document = {"format": FORMAT, "made_of": expected, "files": files}
         (temporary / INDEX).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return True
 
 
 def read_codes(out: Path, run: StageRun, part: TokenizerPart) -> CodeStore:
@@ -97,15 +120,15 @@ def read_codes(out: Path, run: StageRun, part: TokenizerPart) -> CodeStore:
     folder = out / CODES
     files = _check_made_of(folder, _made_of(run, part))["files"]
     codes: list[Tensor] = []
-    captions: list[list[str]] = []
+    texts: dict[str, list] = {"captions": [], "chances": []}
     for name, expected in sorted(files.items()):
         if not (folder / name).is_file() or _fingerprint(folder / name) != expected:
             raise CodesError(f"{folder / name} is not what was written; delete {folder} to extract anew")
         if name.endswith(".safetensors"):
             codes.append(load_file(folder / name)["codes"].to(torch.int32))
         else:
-            captions += json.loads((folder / name).read_text(encoding="utf-8"))
-    return CodeStore(torch.cat(codes), captions, run.training.seed)
+            texts[name.partition("-")[0]] += json.loads((folder / name).read_text(encoding="utf-8"))
+    return CodeStore(torch.cat(codes), texts["captions"], run.training.seed, texts["chances"] or None)
 
 
 def resolution_of(run: StageRun, part: TokenizerPart) -> int:
@@ -113,12 +136,26 @@ def resolution_of(run: StageRun, part: TokenizerPart) -> int:
     return run.model.grid(run.level) * part.tokenizer.config.factor
 
 
+def _captions_of(
+    source: CaptionSource | DataSource, positions: Sequence[int], run: StageRun
+) -> dict[str, list[list[Any]]]:
+    """Captions of each picture: so many phrasings of a scene, all that another picture has, these with their
+    chances where languages are weighted."""
+    if isinstance(source, CaptionSource):
+        return {"captions": [source.phrasings(p, run.training.captions_per_picture) for p in positions]}
+    found = [source.weighted_captions(position) for position in positions]
+    texts = {"captions": [[text for _, text in one] for one in found]}
+    if not run.dataset.languages:
+        return texts
+    return {**texts, "chances": [[chance for chance, _ in one] for one in found]}
+
+
 def _made_of(run: StageRun, part: TokenizerPart) -> dict[str, Any]:
     training = run.training
     return {
         "tokenizer": part.fingerprint,
         "resolution": resolution_of(run, part),
-        "scenes": to_dict(run.data),
+        **({"dataset": made_of(run.dataset)} if run.dataset.source else {"scenes": to_dict(run.data)}),
         "seed": training.seed,
         "pictures": training.pictures,
         "captions_per_picture": training.captions_per_picture,

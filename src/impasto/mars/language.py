@@ -1,13 +1,14 @@
-"""A small language model of our own on the captions of scenes: the frozen expert of `mars-nano`.
+"""A small language model of our own on the captions of a set, scenes or others: the frozen expert of
+`mars-nano`.
 
-A training sequence holds several captions of one scene with an end of text after each, so that words earlier
-in it are worth attending to; half of the sequences begin with the end of text, as if one came before.
-Captions are of any pairs of colour and shape: what is held out are pictures, and a pretrained language model
-has read of all colours and shapes too.
+A training sequence holds several captions of one picture with an end of text after each, so that words
+earlier in it are worth attending to; half of the sequences begin with the end of text, as if one came before.
+Captions of scenes are of any pairs of colour and shape: what is held out are pictures, and a pretrained
+language model has read of all colours and shapes too.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +27,7 @@ from impasto.mars.losses import cross_entropy
 from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.semvie import MarsModel, train_only
 from impasto.mars.sequence import IGNORED
-from impasto.mars.texts import CaptionSource, text_fingerprint
+from impasto.mars.texts import text_fingerprint
 from impasto.mars.training_config import LanguageRun
 from impasto.mars.training_state import Means, make_optimizer
 from impasto.runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -36,6 +37,22 @@ from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 
 ANY_SIDE = 8  # of pictures that are never drawn
 VALIDATION_SHIFT = 1  # added to a run's seed, for scenes of their own
+
+
+class TextSource(Protocol):
+    """Captions of an endless order of pictures."""
+
+    def phrasings(self, position: int, count: int) -> list[str]:
+        """At most `count` captions of the picture at a position."""
+        ...
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Captions of the first `pictures` of a source."""
+
+    source: TextSource
+    pictures: int
 
 
 class Recorder(Protocol):
@@ -109,12 +126,17 @@ class LanguageState:
 
 
 def train_language(
-    state: LanguageState, recorder: Recorder, *, ranks: Ranks, deadline: Deadline, stop: Graceful
+    state: LanguageState,
+    source: TextSource,
+    recorder: Recorder,
+    *,
+    ranks: Ranks,
+    deadline: Deadline,
+    stop: Graceful,
 ) -> str:
     """Train until the run's scenes are seen, the deadline has passed or a signal asks to stop; the last
     checkpoint is written in each case. Returns why it ended."""
-    config, run = state.run.training, state.run
-    source = CaptionSource(ANY_SIDE, run.data, seed=config.seed, split="any")
+    config = state.run.training
     reason = "finished"
     while state.scenes < config.scenes:
         started = time.perf_counter()
@@ -132,7 +154,7 @@ def train_language(
     return reason
 
 
-def step(state: LanguageState, source: CaptionSource, ranks: Ranks) -> None:
+def step(state: LanguageState, source: TextSource, ranks: Ranks) -> None:
     """One update of the language model; ranks share the batch, the loss is a mean over all its words."""
     config = state.run.training
     places = range(state.scenes + ranks.rank, state.scenes + config.batch, ranks.world_size)
@@ -157,7 +179,7 @@ def step(state: LanguageState, source: CaptionSource, ranks: Ranks) -> None:
     state.scenes += config.batch
 
 
-def sequences(state: LanguageState, source: CaptionSource, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+def sequences(state: LanguageState, source: TextSource, places: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Token ids and next tokens [B, T] int64 of the captions of scenes, padded at the end. What goes beyond
     the model's context is left out."""
     config, end = state.run.training, state.run.model.end_of_text
@@ -185,17 +207,15 @@ def next_word_loss(model: MarsModel, tokens: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def validate(state: LanguageState) -> dict[str, float]:
-    """Loss on captions of scenes never trained on, of seen and of held-out combinations."""
-    config = state.run.training
+def validate(state: LanguageState, sets: Mapping[str, Texts]) -> dict[str, float]:
+    """Loss on captions of pictures never trained on, by suffix of the metric."""
+    batch = state.run.training.batch
     values = {}
-    for suffix, split in {"": "train", "_heldout": "heldout"}.items():
-        shifted = config.seed + VALIDATION_SHIFT
-        source = CaptionSource(ANY_SIDE, state.run.data, seed=shifted, split=split)
+    for suffix, texts in sets.items():
         total = count = 0.0
-        for start in range(0, config.validation_scenes, config.batch):
-            places = range(start, min(start + config.batch, config.validation_scenes))
-            tokens, targets = (t.to(state.model.device) for t in sequences(state, source, places))
+        for start in range(0, texts.pictures, batch):
+            places = range(start, min(start + batch, texts.pictures))
+            tokens, targets = (t.to(state.model.device) for t in sequences(state, texts.source, places))
             number = float((targets != IGNORED).sum())
             total += number * float(next_word_loss(state.model, tokens, targets))
             count += number

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from impasto.config import ConfigError, override
+from impasto.data.records import Records
+from impasto.data.training_set import TrainingSet, find_set
 from impasto.mars import language_launch, tokenizer_launch
-from impasto.mars.codes import prepare_codes, read_codes
+from impasto.mars.codes import prepare_codes, read_codes, resolution_of
 from impasto.mars.directories import (
     LanguagePart,
     TokenizerPart,
@@ -49,11 +51,12 @@ def find_run(preset: str, settings: Sequence[str]) -> MarsRun:
 
 def launch(preset: str, run: MarsRun, options: LaunchOptions) -> str:
     """Train; returns how it ended. Raises one-line errors for what cannot be."""
+    records, run = find_set(preset, run, options.data)
     if isinstance(run, TokenizerRun):
-        return tokenizer_launch.launch(preset, run, options)
+        return tokenizer_launch.launch(preset, run, options, records)
     if isinstance(run, LanguageRun):
-        return language_launch.launch(preset, run, options)
-    return launch_stage(preset, run, options)
+        return language_launch.launch(preset, run, options, records)
+    return launch_stage(preset, run, options, records)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class Parts:
     initial: MarsModel | None
 
 
-def launch_stage(preset: str, run: StageRun, options: LaunchOptions) -> str:
-    """Stage I or II."""
+def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Records | None = None) -> str:
+    """Stage I or II, on scenes if no records are given."""
     out, training = options.out, run.training
     ranks = Ranks.from_environment(options.device)
     if training.batch % ((training.micro_batch or 1) * ranks.world_size):
@@ -78,13 +81,18 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions) -> str:
     parts = _parts(preset, run, options, resuming=checkpoint is not None)
     parts.tokenizer.tokenizer.to(ranks.device)
     state = StageState.fresh(run, ranks.device, parts.language, parts.tokenizer, parts.initial, ranks)
-    start = start_of(checkpoint)
-    with Graceful() as stop, TrainingDisplay(training.tokens // run.image_length, start) as display:
+    start, found = start_of(checkpoint), None
+    if records is not None:
+        found = TrainingSet(records, resolution_of(run, parts.tokenizer), run.dataset, seed=training.seed)
+    with (
+        Graceful() as stop,
+        TrainingDisplay(training.tokens // run.image_length, start) as display,
+    ):
         if ranks.is_main:
             start_folder(preset, run, out)
             if checkpoint is None:
                 remember(out, options.init_from)
-            prepare_codes(out, run, parts.tokenizer, display.message)
+            _prepare_codes(out, run, parts.tokenizer, display, found)
         ranks.barrier()
         pictures = read_codes(out, run, parts.tokenizer)
         if checkpoint:
@@ -92,15 +100,27 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions) -> str:
         log = RunLog(options, run, display, ranks, start)
         try:
             log.resume(state.images)
-            recorder = StageRecorder(
-                log, parts.tokenizer, state, with_lineage(_provenance(preset, parts), out)
-            )
+            provenance = with_lineage(_provenance(preset, parts), out)
+            recorder = StageRecorder(log, parts.tokenizer, state, provenance, found)
             return train(
                 state, pictures, recorder,
                 ranks=ranks, deadline=Deadline(options.time_limit), stop=stop,
             )  # fmt: skip
         finally:
             log.close()
+
+
+def _prepare_codes(
+    out: Path, run: StageRun, part: TokenizerPart, display: TrainingDisplay, found: TrainingSet | None
+) -> None:
+    if found is None:
+        prepare_codes(out, run, part, display.message)
+        return
+    try:
+        prepare_codes(out, run, part, display.message, found.training)
+    finally:
+        found.close()
+        found.write_bad_samples(out, display.message)
 
 
 def _parts(preset: str, run: StageRun, options: LaunchOptions, *, resuming: bool) -> Parts:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from impasto.config import to_dict
+from impasto.data.training_set import TrainingSet
+from impasto.data.training_set import provenance as data_provenance
 from impasto.mars.directories import MarsParts, MarsPipelineConfig, TokenizerPart
 from impasto.mars.lora import has_adapters, without_adapters
 from impasto.mars.pipeline import MarsPipeline
@@ -12,7 +13,7 @@ from impasto.mars.validation import SUFFIXES, Validation
 from impasto.pictures import contact_sheet, to_images
 from impasto.runtime.sharding import dropped_afterwards, take_part
 
-SHEET_PICTURES, CELL = 4, 96
+SHEET_PROMPTS, SHEET_PICTURES, CELL = 6, 4, 96
 
 
 class StageRecorder:
@@ -20,9 +21,16 @@ class StageRecorder:
     layer, and save their rows."""
 
     def __init__(
-        self, log: RunLog, tokenizer: TokenizerPart, state: StageState, provenance: Mapping[str, object]
+        self,
+        log: RunLog,
+        tokenizer: TokenizerPart,
+        state: StageState,
+        provenance: Mapping[str, object],
+        pictures: TrainingSet | None = None,
     ):
+        """pictures: the set that is trained on, where it is not the endless scenes."""
         self.log, self.provenance = log, dict(provenance)
+        self.has_oracle = pictures is None or pictures.format == "scenes"
         run = state.run
         config = MarsPipelineConfig(
             model=run.model,
@@ -33,8 +41,12 @@ class StageRecorder:
         self.validations: Sequence[Validation] = ()
         self.prompts: list[str] = []
         if log.ranks.is_main or state.shards is not None:
-            self.validations = [Validation(run, tokenizer, split) for split in SUFFIXES]
-            self.prompts = [prompt for found in self.validations for prompt in found.captions[:3]]
+            if pictures is None:
+                self.validations = [Validation(run, tokenizer, split) for split in SUFFIXES]
+            else:
+                self.validations = [Validation(run, tokenizer, "train", pictures.held_out)]
+            each = SHEET_PROMPTS // len(self.validations)
+            self.prompts = [prompt for found in self.validations for prompt in found.captions[:each]]
         parts = MarsParts(state.model, tokenizer.tokenizer)
         self.pipe = MarsPipeline(parts, config, state.prompts.tokeniser, name=log.out.name)
 
@@ -61,7 +73,7 @@ class StageRecorder:
         rows = [pictures[n : n + SHEET_PICTURES] for n in range(0, len(pictures), SHEET_PICTURES)]
         self.log.sheet(state.images, "sheet", contact_sheet(rows, self.prompts, cell=CELL))
         if state.images:
-            for found in self.validations:
+            for found in self.validations if self.has_oracle else ():
                 values |= found.scores(self.pipe)
             if state.run.training.image_to_text:
                 self._describe(state)
@@ -81,7 +93,7 @@ class StageRecorder:
             **self.provenance,
             "images_seen": state.images,
             "tokens_seen": state.tokens,
-            "data": {"scenes": to_dict(state.run.data)},
+            "data": data_provenance(state.run),
         }
         self._whole(state).save_pretrained(self.log.out / "model")
         self.log.finish_checkpoint(state.run.training.keep_checkpoints)

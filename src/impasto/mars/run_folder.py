@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from impasto.config import ConfigError, diff, from_dict, nearest, to_dict
+from impasto.data.training_set import FREE as DATA_FREE
 from impasto.mars.runs import RUNS, MarsRun
 from impasto.pictures import save_png
 from impasto.runtime.checkpoint import (
@@ -28,9 +29,12 @@ from impasto.runtime.sinks import make_sinks
 
 CONFIG = "config.json"
 # How a run is watched, and shared out among ranks, may change when it goes on; what it computes may not.
-FREE = tuple(
-    f"training.{name}"
-    for name in ("keep_checkpoints", "log_every", "sample_every", "checkpoint_every", "shard_model")
+FREE = (
+    *(
+        f"training.{name}"
+        for name in ("keep_checkpoints", "log_every", "sample_every", "checkpoint_every", "shard_model")
+    ),
+    *DATA_FREE,
 )
 
 
@@ -55,8 +59,6 @@ def read_run(path: Path) -> MarsRun:
 
 def checkpoint_to_resume(run: MarsRun, options: LaunchOptions) -> Path | None:
     """The newest checkpoint of the folder, if it is of the same run; ConfigError if it is of another."""
-    if options.data != "scenes":
-        raise ConfigError(f"--data {options.data} is not known; {nearest(options.data, ['scenes'])}")
     out = options.out
     if not (out / CONFIG).is_file():
         return None

@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from impasto.config import ConfigError, to_dict
+from impasto.data.records import Records
 from impasto.data.scene_source import SceneSource
+from impasto.data.training_set import TrainingSet
+from impasto.data.training_set import provenance as data_provenance
 from impasto.mars.directories import TOKENIZER_FAMILY, find_directory, load_tokenizer, save_directory
 from impasto.mars.run_folder import LaunchOptions, RunLog, checkpoint_to_resume, start_folder, start_of
 from impasto.mars.vq_training import TokenizerRun, TokenizerState, train_tokenizer
@@ -20,8 +24,9 @@ PERCEPTUAL_NETWORK = "efficientnet-lite2"  # not the one that reports use (peer:
 SHEET_PICTURES, CELL = 8, 96
 
 
-def launch(preset: str, run: TokenizerRun, options: LaunchOptions) -> str:
-    """Train; returns how it ended. Raises one-line errors for what cannot be."""
+def launch(preset: str, run: TokenizerRun, options: LaunchOptions, records: Records | None = None) -> str:
+    """Train, on scenes if no records are given; returns how it ended. Raises one-line errors for what cannot
+    be."""
     ranks = Ranks.from_environment(options.device)
     checkpoint = checkpoint_to_resume(run, options)
     ranks.barrier()  # all have looked before the main rank writes
@@ -35,7 +40,10 @@ def launch(preset: str, run: TokenizerRun, options: LaunchOptions) -> str:
     if run.training.objective.perceptual_weight:
         features = ImageFeatures(PERCEPTUAL_NETWORK).to(ranks.device)
         networks = {"perceptual": features.fingerprint}
-    state = TokenizerState.fresh(run, ranks.device, initial)
+    state, found = TokenizerState.fresh(run, ranks.device, initial), None
+    if records is not None:
+        seed, stride = run.training.seed, ranks.world_size
+        found = TrainingSet(records, run.resolution, run.dataset, seed=seed, stride=stride)
     if ranks.is_main:
         start_folder(preset, run, options.out)
     start = start_of(checkpoint)
@@ -45,24 +53,42 @@ def launch(preset: str, run: TokenizerRun, options: LaunchOptions) -> str:
             if checkpoint:
                 state.restore(checkpoint)
             log.resume(state.images)
-            recorder = TokenizerRecorder(log, run, {"preset": preset, "training_networks": networks})
+            made_by = {"preset": preset, "training_networks": networks}
+            recorder = TokenizerRecorder(log, run, made_by, found)
             source = SceneSource(run.resolution, run.data, seed=run.training.seed)
             return train_tokenizer(
-                state, source, recorder,
+                state, found.training if found else source, recorder,
                 ranks=ranks, deadline=Deadline(options.time_limit), stop=stop, perceptual=features,
             )  # fmt: skip
         finally:
             log.close()
+            if found is not None:
+                found.close()
+                if ranks.is_main:
+                    found.write_bad_samples(options.out, display.message)
 
 
 class TokenizerRecorder:
     """Metrics, sheets of pictures above their reconstructions, checkpoints, the newest model."""
 
-    def __init__(self, log: RunLog, run: TokenizerRun, provenance: Mapping[str, Any]):
+    def __init__(
+        self,
+        log: RunLog,
+        run: TokenizerRun,
+        provenance: Mapping[str, Any],
+        pictures: TrainingSet | None = None,
+    ):
+        """pictures: the set that is trained on, where it is not the endless scenes."""
         self.log, self.run, self.provenance = log, run, dict(provenance)
-        shift = run.training.seed + 1
-        splits = [SceneSource(run.resolution, run.data, seed=shift, split=s) for s in ("train", "heldout")]
-        self.images = torch.cat([source.batch(range(SHEET_PICTURES))[0] for source in splits])
+        self.groups: dict[str, Tensor] = {}  # what is shown: pictures [n, 3, R, R] in [-1, 1]
+        if pictures is not None:
+            count = min(2 * SHEET_PICTURES, len(pictures.held_out))
+            rows = pictures.held_out.batch(range(count))[0].split(SHEET_PICTURES)
+            self.groups = dict(zip(("held-out pictures", "more of them"), rows, strict=False))
+            return
+        for name, split in {"seen combinations": "train", "held-out combinations": "heldout"}.items():
+            source = SceneSource(run.resolution, run.data, seed=run.training.seed + 1, split=split)
+            self.groups[name] = source.batch(range(SHEET_PICTURES))[0]
 
     def tick(self, images: int) -> None:
         self.log.display.tick(images)
@@ -72,11 +98,11 @@ class TokenizerRecorder:
 
     @torch.no_grad()
     def samples(self, state: TokenizerState) -> None:
-        """Scenes never trained on above their reconstructions, and how far they are apart."""
+        """Pictures never trained on above their reconstructions, and how far they are apart."""
         if not self.log.ranks.is_main:
             return
         tokenizer = state.tokenizer.eval()
-        images = self.images.to(tokenizer.last_layer.device)
+        images = torch.cat(list(self.groups.values())).to(tokenizer.last_layer.device)
         made = tokenizer.decode(tokenizer.encode(images))
         tokenizer.train()
         error = (made - images).square().mean()
@@ -86,9 +112,9 @@ class TokenizerRecorder:
             ["validation/psnr"],
         )
         true, drawn = to_images(images), to_images(made)
-        groups = [slice(start, start + SHEET_PICTURES) for start in (0, SHEET_PICTURES)]
-        rows = [side[group] for group in groups for side in (true, drawn)]
-        labels = ["seen combinations", "reconstructed", "held-out combinations", "reconstructed"]
+        starts = range(0, len(true), SHEET_PICTURES)
+        rows = [side[start : start + SHEET_PICTURES] for start in starts for side in (true, drawn)]
+        labels = [label for name in self.groups for label in (name, "reconstructed")]
         self.log.sheet(state.images, "reconstructions", contact_sheet(rows, labels, cell=CELL))
 
     def checkpoint(self, state: TokenizerState) -> None:
@@ -101,7 +127,7 @@ class TokenizerRecorder:
             "resolution": self.run.resolution,
             "provenance": {
                 **self.provenance,
-                "data": {"scenes": to_dict(self.run.data)},
+                "data": data_provenance(self.run),
                 "images_seen": state.images,
             },
         }

@@ -135,7 +135,7 @@ def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pa
         end = start + size * ranks.world_size
         places = list(range(start + ranks.rank, end, ranks.world_size))
         codes, texts = pictures.batch(places)
-        captions = [state.prompts.encode(text) for text in texts]
+        captions = [state.prompts.encode(text)[: run.caption_length] for text in texts]
         count = size - config.described(size)
         drops = [_dropped(config.seed, place, config.caption_dropout) for place in places[:count]]
         kept = drop(captions[:count], drops)

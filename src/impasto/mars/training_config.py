@@ -8,8 +8,11 @@ import math
 from dataclasses import dataclass, field
 
 from impasto.config import ConfigError
+from impasto.data.options import DatasetOptions
 from impasto.data.scene_source import SceneOptions
 from impasto.mars.config import LanguageConfig, MarsConfig
+
+MARKERS = 4  # more than a sequence has beside its caption and its picture
 
 
 def _check_multiples(training: object, names: tuple[str, ...], step: int, of: str) -> None:
@@ -55,7 +58,8 @@ class Optimisation:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageTraining:
-    """A small language model on captions of scenes. All lengths and intervals count scenes. Sizes: ours."""
+    """A small language model on captions of scenes, or of another set's pictures. All lengths and intervals
+    count scenes (pictures) whose captions are read. Sizes: ours."""
 
     scenes: int = 64_000
     batch: int = 32
@@ -80,7 +84,8 @@ class LanguageRun:
     """Everything that decides a language run; saved as the run's config.json."""
 
     model: LanguageConfig = field(default_factory=LanguageConfig)
-    data: SceneOptions = field(default_factory=SceneOptions)
+    data: SceneOptions = field(default_factory=SceneOptions)  # --data scenes
+    dataset: DatasetOptions = field(default_factory=DatasetOptions)  # any other --data
     training: LanguageTraining = LanguageTraining()
 
 
@@ -99,8 +104,8 @@ class StageTraining:
     end_token_loss: bool = True  # whether the end of a picture is predicted too (paper)
     z_loss_weight: float = 0.0  # on image logits; peer (Lumina-mGPT): 1e-5
     optimisation: Optimisation = Optimisation()
-    pictures: int = 16_000  # whose codes are extracted, once; seen again in another order every epoch
-    captions_per_picture: int = 4  # phrasings of a picture, one of them drawn each time
+    pictures: int = 16_000  # at most, whose codes are extracted, once; seen in a new order every epoch
+    captions_per_picture: int = 4  # of a scene, one of them drawn each time; other sets: all there are
     shard_pictures: int = 4_096  # in one file of codes
     prefix_cache_mebibytes: int = 256  # keys and values of captions that are kept; 0: none; never if sharded
     shard_model: bool = False  # FSDP2: share parameters, gradients and optimiser out among the ranks
@@ -155,7 +160,8 @@ class StageRun:
     tokenizer: str = ""  # run or model directory of the image tokenizer
     language: str = ""  # the same of the language model, or a Hugging Face directory
     level: int = 0  # which of the model's grids
-    data: SceneOptions = field(default_factory=SceneOptions)
+    data: SceneOptions = field(default_factory=SceneOptions)  # --data scenes
+    dataset: DatasetOptions = field(default_factory=DatasetOptions)  # any other --data
     training: StageTraining = StageTraining()
 
     def __post_init__(self) -> None:
@@ -166,3 +172,8 @@ class StageRun:
     @property
     def image_length(self) -> int:
         return self.model.image_length(self.level)
+
+    @property
+    def caption_length(self) -> int:
+        """Tokens of a caption that are read: what fits into the context beside a picture and its markers."""
+        return max(self.model.language.context - self.image_length - MARKERS, 1)

@@ -1,4 +1,5 @@
-"""What is measured on scenes that a run never trains on: likelihoods, residual norms, the oracle's scores."""
+"""What is measured on pictures that a run never trains on: likelihoods, residual norms and, on scenes, the
+oracle's scores."""
 
 from typing import Protocol
 
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor
 
 from impasto.data.scenes import score_images
+from impasto.data.source import DataSource
 from impasto.mars.analysis import Drift, measure_drift
 from impasto.mars.codes import resolution_of
 from impasto.mars.directories import TokenizerPart
@@ -34,19 +36,26 @@ class Reader(Protocol):
 
 
 class Validation:
-    """Fixed pictures of a split, their codes, and prompts for the oracle."""
+    """Fixed pictures that training never shows, their codes, and prompts for the oracle: scenes of a split,
+    or the pictures that are held out of a set."""
 
-    def __init__(self, run: StageRun, part: TokenizerPart, split: str):
+    def __init__(self, run: StageRun, part: TokenizerPart, split: str, held_out: DataSource | None = None):
         self.run, self.suffix = run, SUFFIXES[split]
         side, training = resolution_of(run, part), run.training
-        source = CaptionSource(side, run.data, seed=training.seed + VALIDATION_SHIFT, split=split)
-        positions = range(training.validation_pictures)
-        extracted = extract_codes(part.tokenizer, source, positions)
+        source: CaptionSource | DataSource
+        asked: CaptionSource | DataSource
+        count, prompts = training.validation_pictures, training.sample_prompts
+        if held_out is None:
+            source = CaptionSource(side, run.data, seed=training.seed + VALIDATION_SHIFT, split=split)
+            asked = CaptionSource(side, run.data, seed=training.seed + SCORE_SHIFT, split=split)
+        else:
+            source = asked = held_out
+            count, prompts = min(count, len(held_out)), min(prompts, len(held_out))
+        extracted = extract_codes(part.tokenizer, source, range(count))
         self.codes = torch.from_numpy(extracted.codes).long().flatten(1)
         self.captions = extracted.captions
-        asked = CaptionSource(side, run.data, seed=training.seed + SCORE_SHIFT, split=split)
-        self.prompts = [asked.phrasings(n, 1)[0] for n in range(training.sample_prompts)]
-        self.pictures = asked.batch(range(training.sample_prompts))[0]
+        self.prompts = [asked.phrasings(n, 1)[0] for n in range(prompts)]
+        self.pictures = asked.batch(range(prompts))[0]
 
     @torch.no_grad()
     def likelihoods(self, state: Reader) -> dict[str, float]:
@@ -95,7 +104,8 @@ class Validation:
         return [is_true(text, shown) for text, shown in zip(texts, to_images(self.pictures), strict=True)]
 
     def _captions(self, state: Reader, start: int) -> list[list[int]]:
-        return [state.prompts.encode(text) for text in self.captions[start : start + BATCH]]
+        texts = self.captions[start : start + BATCH]
+        return [state.prompts.encode(text)[: self.run.caption_length] for text in texts]
 
     def _drawn(self, state: Reader) -> SequenceBatch:
         captions = self._captions(state, 0)

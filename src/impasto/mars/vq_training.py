@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from impasto.config import ConfigError, to_dict
+from impasto.data.options import DatasetOptions
 from impasto.data.scene_source import SceneOptions
 from impasto.mars.vq import CodeUsage, VQConfig, VQOutput, VQTokenizer, vq_16, vq_nano_32
 from impasto.mars.vq_losses import (
@@ -102,7 +103,8 @@ class TokenizerRun:
     resolution: int = 256
     model: VQConfig = field(default_factory=vq_16)
     discriminator: PatchDiscriminatorConfig = field(default_factory=PatchDiscriminatorConfig)
-    data: SceneOptions = field(default_factory=SceneOptions)
+    data: SceneOptions = field(default_factory=SceneOptions)  # --data scenes
+    dataset: DatasetOptions = field(default_factory=DatasetOptions)  # any other --data
     training: TokenizerTraining = field(default_factory=TokenizerTraining)
 
     def __post_init__(self) -> None:

@@ -18,18 +18,24 @@ def statement_ids(captions: Sequence[str]) -> Tensor:
     return torch.tensor([_digest(_statement(caption)) for caption in captions], dtype=torch.int64)
 
 
-def symmetric_loss(images: Tensor, texts: Tensor, scale: Tensor, ids: Tensor) -> dict[str, Tensor]:
-    """InfoNCE in both directions (CLIP), where captions that say the same are no negatives of each other.
+def symmetric_loss(
+    images: Tensor, texts: Tensor, scale: Tensor, ids: Tensor, samples: Tensor | None = None
+) -> dict[str, Tensor]:
+    """InfoNCE in both directions (CLIP), where captions that say the same are no negatives of each other, and
+    neither are captions of the same picture, for a set that is seen again.
 
     images [B,D] and texts [N,D], neither normalised; text n < B belongs to image n, the other N - B are
     captions that no picture here is asked for, negatives of the images alone. scale: a scalar; ids [N]: equal
-    where texts say the same (`statement_ids`). Returns loss/image_to_text, loss/text_to_image and their mean
+    where texts say the same (`statement_ids`); samples [B]: equal where pictures are the same, None: all
+    differ. Returns loss/image_to_text, loss/text_to_image and their mean
     loss/contrastive.
     """
     count = len(images)
     logits = scale * (F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).t())
     own = torch.arange(count, device=logits.device)
     same = (ids[:count, None] == ids[None]).to(logits.device)
+    if samples is not None:
+        same[:, :count] |= samples[:, None] == samples[None]
     same[own, own] = False
     logits = logits.masked_fill(same, float("-inf"))
     to_text = F.cross_entropy(logits, own)

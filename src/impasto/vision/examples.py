@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from impasto.data.scene_source import SceneSource
+from impasto.data.source import DataSource
 from impasto.text import TextFeatures
 from impasto.vision.contrastive import stated_pairs, statement_ids
 from impasto.vision.hard_negatives import any_hard_negative
@@ -20,7 +21,7 @@ from impasto.vision.two_tower import TwoTower
 class Examples:
     """Frozen features of B pictures (chosen maps [B,C,h,w], pooled [B,C']) and of T texts: their captions,
     then, where T = 2 B, one wrong caption each. ids [T]: equal where texts say the same; pairs [T,64]: which
-    colours and shapes they put together."""
+    colours and shapes they put together; samples [B]: equal where the pictures are the same."""
 
     maps: list[Tensor]
     pooled: Tensor
@@ -28,6 +29,7 @@ class Examples:
     wrong: TextFeatures | None
     ids: Tensor
     pairs: Tensor
+    samples: Tensor
 
     def __len__(self) -> int:
         return len(self.pooled)
@@ -40,8 +42,8 @@ class Examples:
         wrong = None if self.wrong is None else self.wrong[rows]
         maps = [part[rows] for part in self.maps]
         ids, pairs = (part.unflatten(0, (-1, len(self)))[:, rows] for part in (self.ids, self.pairs))
-        captions = self.captions[rows]
-        return Examples(maps, self.pooled[rows], captions, wrong, ids.flatten(), pairs.flatten(0, 1))
+        texts = self.captions[rows], wrong, ids.flatten(), pairs.flatten(0, 1)
+        return Examples(maps, self.pooled[rows], *texts, self.samples[rows])
 
     @staticmethod
     def concatenate(parts: Sequence[Examples]) -> Examples:
@@ -53,6 +55,7 @@ class Examples:
             TextFeatures.concatenate(wrong) if wrong else None,
             torch.cat([part.ids.unflatten(0, (-1, len(part))) for part in parts], dim=1).flatten(),
             torch.cat([p.pairs.unflatten(0, (-1, len(p))) for p in parts], dim=1).flatten(0, 1),
+            torch.cat([part.samples for part in parts]),
         )
 
 
@@ -61,7 +64,14 @@ class ExampleStream:
     computed in one batch of its own, so that it is the same numbers whenever it is asked for."""
 
     def __init__(
-        self, model: TwoTower, source: SceneSource, size: int, kept: int, *, seed: int, hard_negatives: bool
+        self,
+        model: TwoTower,
+        source: SceneSource | DataSource,
+        size: int,
+        kept: int,
+        *,
+        seed: int,
+        hard_negatives: bool,
     ) -> None:
         self.model, self.source, self.size, self.kept = model, source, size, kept
         self.seed, self.hard_negatives = seed, hard_negatives
@@ -102,7 +112,8 @@ class ExampleStream:
         count = len(captions)
         wrong = features[count:] if self.hard_negatives else None
         ids, pairs = (part.to(self.model.device) for part in (statement_ids(texts), stated_pairs(texts)))
-        return Examples(maps, pooled, features[:count], wrong, ids, pairs)
+        samples = torch.tensor(self.source.samples(positions), device=self.model.device)
+        return Examples(maps, pooled, features[:count], wrong, ids, pairs, samples)
 
     def _seed(self, position: int) -> int:
         return (self.seed << 44) + position

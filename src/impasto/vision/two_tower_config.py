@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from impasto.config import ConfigError
+from impasto.data.options import DatasetOptions
 from impasto.data.scene_source import SceneOptions
 from impasto.vision.two_tower import TwoTowerConfig
 
@@ -23,7 +24,7 @@ class TwoTowerTraining:
     batch: int = 256
     window: int = 8192
     bfloat16: bool = True  # frozen networks, and heads by autocast: half the time with AMX
-    hard_negatives: bool = True  # each picture also faces a caption that is wrong in one fact
+    hard_negatives: bool = True  # each scene also faces a caption that is wrong in one fact
     pair_weight: float = (
         0.1  # of naming the (colour, shape) pairs from either embedding; 0: contrastive alone
     )
@@ -59,7 +60,8 @@ class TwoTowerRun:
     """Everything that decides a run; saved as the run's config.json."""
 
     model: TwoTowerConfig = field(default_factory=TwoTowerConfig)
-    data: SceneOptions = field(default_factory=SceneOptions)
+    data: SceneOptions = field(default_factory=SceneOptions)  # --data scenes
+    dataset: DatasetOptions = field(default_factory=DatasetOptions)  # any other --data
     training: TwoTowerTraining = field(default_factory=TwoTowerTraining)
 
 

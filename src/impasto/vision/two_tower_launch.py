@@ -7,6 +7,8 @@ from pathlib import Path
 
 from impasto.config import ConfigError, diff, from_dict, nearest, override, to_dict
 from impasto.data.scene_source import SceneSource
+from impasto.data.training_set import FREE as DATA_FREE
+from impasto.data.training_set import TrainingSet, find_set
 from impasto.runtime.checkpoint import clean_leftovers, images_of, latest_checkpoint, prune, remove_after
 from impasto.runtime.display import TrainingDisplay, memory_bytes
 from impasto.runtime.dist import Ranks
@@ -16,7 +18,7 @@ from impasto.runtime.log import MetricsWriter
 from impasto.runtime.loop import LaunchOptions
 from impasto.runtime.report import write_report
 from impasto.runtime.sinks import Sink, make_sinks
-from impasto.vision.evaluation import SceneRetrieval
+from impasto.vision.evaluation import Retrieval, SceneRetrieval
 from impasto.vision.examples import ExampleStream
 from impasto.vision.two_tower_config import RUNS, TwoTowerRun
 from impasto.vision.two_tower_training import TwoTowerState, train
@@ -35,13 +37,12 @@ def find_run(preset: str, settings: Sequence[str]) -> TwoTowerRun:
 
 def launch(preset: str, run: TwoTowerRun, options: LaunchOptions) -> str:
     """Train; returns how it ended. Raises one-line errors for what cannot be."""
-    if options.data != "scenes":
-        raise ConfigError(f"--data {options.data} is not known; {nearest(options.data, ['scenes'])}")
     if options.init_from is not None:
         raise ConfigError("two-tower starts from its frozen networks; leave --init-from out")
     ranks = Ranks.from_environment(options.device)
     if ranks.world_size > 1:
         raise ConfigError("two-tower trains in one process; start it without torchrun")
+    records, run = find_set(preset, run, options.data)
     out, training = options.out, run.training
     checkpoint = _checkpoint_to_resume(out, run, options)
     state = TwoTowerState.fresh(run, ranks.device)
@@ -51,16 +52,19 @@ def launch(preset: str, run: TwoTowerRun, options: LaunchOptions) -> str:
     atomic_write_text(out / "config.json", json.dumps(document, indent=2) + "\n")
     start = images_of(checkpoint) if checkpoint else 0
     sinks = make_sinks(options.log_to, out, document, start)
+    found = None
+    if records is not None:
+        found = TrainingSet(records, training.resolution, run.dataset, seed=training.seed)
     stream = ExampleStream(
         state.model,
-        SceneSource(training.resolution, run.data, seed=training.seed),
+        found.training if found else SceneSource(training.resolution, run.data, seed=training.seed),
         training.fresh,
         training.window // training.fresh + 1,
         seed=training.seed,
-        hard_negatives=training.hard_negatives,
+        hard_negatives=training.hard_negatives and (found is None or found.format == "scenes"),
     )
     with Graceful() as stop, TrainingDisplay(training.images, start) as display:
-        recorder = TwoTowerRecorder(out, run, display, sinks)
+        recorder = TwoTowerRecorder(out, run, display, sinks, found)
         try:
             if checkpoint:
                 state.restore(checkpoint)
@@ -69,18 +73,28 @@ def launch(preset: str, run: TwoTowerRun, options: LaunchOptions) -> str:
             return train(state, stream, recorder, deadline=Deadline(options.time_limit), stop=stop)
         finally:
             recorder.close()
+            if found is not None:
+                found.close()
+                found.write_bad_samples(out, display.message)
 
 
 class TwoTowerRecorder:
     """Writes a run's folder: metrics.jsonl, a console, checkpoints, the newest model, a page."""
 
     def __init__(
-        self, out: Path, run: TwoTowerRun, display: TrainingDisplay, sinks: Sequence[Sink] = ()
+        self,
+        out: Path,
+        run: TwoTowerRun,
+        display: TrainingDisplay,
+        sinks: Sequence[Sink] = (),
+        pictures: TrainingSet | None = None,
     ) -> None:
+        """pictures: the set that is trained on, where it is not the endless scenes."""
+        self.pictures = pictures
         self.out, self.run, self.display, self.sinks = out, run, display, list(sinks)
         self.writer = MetricsWriter(out / "metrics.jsonl")
         self.scores: dict[str, float] = {}  # the newest
-        self._retrievals: dict[str, SceneRetrieval] = {}
+        self._retrievals: dict[str, Retrieval] = {}
         self._interval = (time.perf_counter(), -1)
 
     def tick(self, images: int) -> None:
@@ -97,9 +111,10 @@ class TwoTowerRecorder:
         self.display.log(state.images, {k: v for k, v in values.items() if k.startswith(("loss/", "scale"))})
 
     def evaluate(self, state: TwoTowerState) -> None:
-        """Retrieval and hard negatives on scenes never trained on, of seen and of held-out combinations."""
+        """Retrieval on pictures never trained on: scenes of seen and of held-out combinations, these with
+        hard negatives, or what is held out of another set."""
         self.scores = {}
-        for suffix, split in EVALUATION_SPLITS.items():
+        for suffix, split in EVALUATION_SPLITS.items() if self.pictures is None else [("", "train")]:
             found = self._retrieval(split)(state.model)
             self.scores |= {f"retrieval{suffix}/{name}": value for name, value in found.items()}
         self._write(state.images, self.scores)
@@ -126,12 +141,16 @@ class TwoTowerRecorder:
         for sink in self.sinks:
             sink.write(images, values)
 
-    def _retrieval(self, split: str) -> SceneRetrieval:
+    def _retrieval(self, split: str) -> Retrieval:
         """Made when first needed: of another seed than the training scenes."""
         if split not in self._retrievals:
-            training = self.run.training
-            source = SceneSource(training.resolution, self.run.data, seed=training.seed + 1, split=split)
-            self._retrievals[split] = SceneRetrieval(source, training.evaluation_pictures)
+            training, count = self.run.training, self.run.training.evaluation_pictures
+            if self.pictures is None:
+                source = SceneSource(training.resolution, self.run.data, seed=training.seed + 1, split=split)
+                self._retrievals[split] = SceneRetrieval(source, count)
+            else:
+                held_out = self.pictures.held_out
+                self._retrievals[split] = Retrieval(held_out, min(count, len(held_out)))
         return self._retrievals[split]
 
 
@@ -144,13 +163,29 @@ def model_card(state: TwoTowerState, scores: Mapping[str, float]) -> str:
         f"# Two-tower image-text scorer\n\n"
         f"Heads ({count:,} parameters) on a frozen {run.model.backbone} and a frozen all-MiniLM-L6-v2, which "
         f"are not in this folder: they come from the packages that `impasto assets` lists, and config.json "
-        f"names them by fingerprint. Trained on {state.images:,} scenes of {run.training.resolution} px "
-        f"(at most {run.data.max_objects} objects, {'with' if run.data.textures else 'no'} textures, "
-        f"languages: {', '.join(run.data.languages)}). It knows nothing else.\n\n"
-        f"R@1 among {run.training.evaluation_pictures} scenes never trained on (`image_to_text`, "
-        f"`text_to_image`), and how often a picture is nearer to a true caption than to one that is wrong in "
-        f"one fact; `retrieval_heldout` is of combinations of colour and shape that training never shows:\n\n"
-        f"{table}"
+        f"names them by fingerprint. Trained on {state.images:,} {_described_data(run)} It knows nothing "
+        f"else.\n\n{_described_scores(run)}\n\n{table}"
+    )
+
+
+def _described_data(run: TwoTowerRun) -> str:
+    side = run.training.resolution
+    if run.dataset.source:
+        return f"pictures of {side} px from {run.dataset.source} ({run.dataset.samples:,} samples)."
+    return (
+        f"scenes of {side} px (at most {run.data.max_objects} objects, "
+        f"{'with' if run.data.textures else 'no'} textures, languages: {', '.join(run.data.languages)})."
+    )
+
+
+def _described_scores(run: TwoTowerRun) -> str:
+    count = run.training.evaluation_pictures
+    if run.dataset.source:
+        return f"R@1 among at most {count} pictures that were held out (`image_to_text`, `text_to_image`):"
+    return (
+        f"R@1 among {count} scenes never trained on (`image_to_text`, `text_to_image`), and how often a "
+        f"picture is nearer to a true caption than to one that is wrong in one fact; `retrieval_heldout` is "
+        f"of combinations of colour and shape that training never shows:"
     )
 
 
@@ -171,7 +206,7 @@ def _checkpoint_to_resume(out: Path, run: TwoTowerRun, options: LaunchOptions) -
     if options.resume == "never":
         raise ConfigError(f"{out} holds a run; choose another --out, or --resume auto to go on with it")
     # Where it writes may change; what it computes may not, and the rate follows training.images.
-    free = ("training.keep_checkpoints", "training.log_every", "training.checkpoint_every")
+    free = ("training.keep_checkpoints", "training.log_every", "training.checkpoint_every", *DATA_FREE)
     changed = [line for line in diff(read_run_config(out / "config.json"), run) if not line.startswith(free)]
     if changed:
         raise ConfigError(f"{out} holds a run with other settings ({changed[0]}); choose another --out")

@@ -142,7 +142,7 @@ def step(state: TwoTowerState, stream: ExampleStream) -> None:
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bfloat16):
         images = model.embed_observed(examples.maps, examples.pooled)
         texts = model.embed_features(examples.texts())
-    losses = symmetric_loss(images, texts, model.heads.log_scale.exp(), examples.ids)
+    losses = symmetric_loss(images, texts, model.heads.log_scale.exp(), examples.ids, examples.samples)
     shown, said = model.heads.name_pairs(images), model.heads.name_pairs(texts)
     losses["loss/pairs"] = (
         pair_loss(shown, examples.pairs[: len(images)]) + pair_loss(said, examples.pairs)

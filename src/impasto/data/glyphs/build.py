@@ -82,10 +82,14 @@ class GlyphRecords:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def key(self, index: int) -> str:
+        picture = self.pictures[index]
+        return f"{picture.glyph_set.style}:{picture.kept.name}"
+
     def read(self, index: int) -> Record:
         picture = self.pictures[index]
         return Record(
-            f"{picture.glyph_set.style}:{picture.kept.name}",
+            self.key(index),
             picture.spool.read(picture.kept),
             captions_of_picture(picture),
             details_of(picture),
