@@ -1,6 +1,7 @@
 """Training on a folder of pictures through the real command line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,3 +66,37 @@ def test_what_a_run_was_trained_on_has_to_be_named_again(tmp_path):
     with pytest.raises(ConfigError, match="no such file or folder"):
         launch("aurora-debug", run, LaunchOptions(out=tmp_path / "run", data=str(tmp_path / "nothing")))
     assert not (tmp_path / "run").exists()
+
+
+class LastBits(WordEncoder):
+    """Features that depend a little on the batch, as those of real encoders do."""
+
+    def encode(self, texts):
+        found = super().encode(texts)
+        return replace(found, tokens=found.tokens * (1 + len(texts) * 1e-6))
+
+
+def test_stored_text_features_change_no_bit(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("impasto.aurora.launch.load_encoder", lambda name: LastBits())
+    monkeypatch.setattr("impasto.text.load_encoder", lambda name: LastBits())
+    data = write_folder(tmp_path / "data", pairs(24))
+    (data / "00003.txt").write_bytes(b"\xff\xfe")
+    assert main(["data", "texts", str(data)]) == 0
+    printed = capsys.readouterr().out
+    assert "23 captions" in printed and "1 caption not UTF-8 (00003.jpg)" in printed
+    setting = printed.strip().splitlines()[-1].removeprefix("to train with them: --set ")
+    assert setting == f"dataset.text_features={data / '.impasto-text'}"
+    assert main(command(data, tmp_path / "without")) == 0
+    with monkeypatch.context() as patch:  # the encoder is not asked for captions, only for the sheets
+        patch.setattr("impasto.text.stored.SingleEncoder._one", None)
+        assert main(command(data, tmp_path / "with", setting)) == 0
+    without, stored = (load_checkpoint(latest_checkpoint(tmp_path / n))[0] for n in ("without", "with"))
+    for group, values in without.items():
+        assert all(torch.equal(value, stored[group][name]) for name, value in values.items()), group
+    (data / "00005.txt").write_text("another caption")
+    assert main(command(data, tmp_path / "with", setting, "training.images=48")) == 2
+    error = capsys.readouterr().err
+    assert "no features of the caption 'another caption'" in error and error.count("\n") == 1
+    (data / "00006.jpg").unlink()
+    assert main(command(data, tmp_path / "later", setting)) == 2
+    assert "made with another set of captions; make it with" in capsys.readouterr().err

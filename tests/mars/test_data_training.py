@@ -164,6 +164,9 @@ def test_other_pictures_are_refused(runs, tmp_path, capsys):
     assert "there is no such file or folder" in capsys.readouterr().err
     assert train("mars-debug/stage1", "--out", run, *settings(runs)) == 2
     assert "other settings" in capsys.readouterr().err
+    features = ["--set", "dataset.text_features=somewhere"]
+    assert train("mars-debug/stage1", "--data", other, "--out", tmp_path / "new", *features) == 2
+    assert "dataset.text_features is not for MARS" in capsys.readouterr().err
     assert train(run / "config.json", "--out", run) == 2
     error = capsys.readouterr().err
     assert "is a run on another set; add --data" in error and error.count("\n") == 1

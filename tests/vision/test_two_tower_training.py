@@ -193,6 +193,12 @@ def test_a_folder_is_trained_on_and_resumed_bit_for_bit(
     assert checkpoints(tmp_path / "parts")[-1].name == "000000000024"
     for group, tensors in whole[0].items():
         assert all(torch.equal(tensor, parts[0][group][name]) for name, tensor in tensors.items())
+    assert main(["data", "texts", str(data), "--dtype", "bfloat16"]) == 0
+    stored = ["--set", f"dataset.text_features={data / '.impasto-text'}"]
+    assert main(command(tmp_path / "stored", *more, *stored)) == 0
+    again = load_checkpoint(checkpoints(tmp_path / "stored")[-1])[0]
+    for group, tensors in whole[0].items():
+        assert all(torch.equal(tensor, again[group][name]) for name, tensor in tensors.items())
     names = {name for line in read_metrics(tmp_path / "whole" / "metrics.jsonl") for name in line}
     assert "retrieval/image_to_text" in names
     assert not any("heldout" in name or "hard" in name for name in names)

@@ -19,6 +19,7 @@ from impasto.data.records import Records
 from impasto.data.scene_source import SceneSource
 from impasto.data.scenes import score_images
 from impasto.data.source import DataSource
+from impasto.data.texts import texts_reader
 from impasto.data.training_set import FREE as DATA_FREE
 from impasto.data.training_set import find_set, write_bad_samples
 from impasto.data.training_set import provenance as data_provenance
@@ -66,8 +67,9 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
     encoder = load_encoder(run.model.text_encoder)
     networks = {"text_encoder": encoder.fingerprint, **guides.fingerprints}
     encoder.to(ranks.device)
-    if bfloat16:
-        encoder.to(torch.bfloat16)
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    encoder.to(dtype)
+    reader = encoder if records is None else texts_reader(encoder, records, run.dataset, dtype)
     if ranks.is_main:
         out.mkdir(parents=True, exist_ok=True)
         clean_leftovers(out)
@@ -97,7 +99,7 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             if ranks.is_main:
                 remove_after(out, state.images)
             return train(
-                state, source, encoder, recorder,
+                state, source, reader, recorder,
                 ranks=ranks, deadline=Deadline(options.time_limit), stop=stop,
             )  # fmt: skip
         finally:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from impasto.command_options import DTYPES, usable_device
+
 
 def add_verbs(verb: argparse.ArgumentParser) -> None:
     """`check`, `pack`, `select` and `build` below `impasto data`."""
@@ -25,25 +27,47 @@ def add_verbs(verb: argparse.ArgumentParser) -> None:
     )
     pack.set_defaults(run=_pack)
     for parser in (check, pack):
-        parser.add_argument(
-            "source",
-            metavar="PATH",
-            help="folder of pictures, of tar files, or of datasets.save_to_disk; or scenes:COUNT:SIDE, "
-            "or openglyphs:sample",
-        )
+        _add_source(parser)
         parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default 2)")
-        parser.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            dest="settings",
-            metavar="NAME=VALUE",
-            help="option of the set, e.g. max_bad=0.2 or caption_column=prompt; may be repeated",
-        )
     pack.add_argument("out", metavar="OUT", help="folder to write")
     pack.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples a tar file (1000)")
+    _add_texts(verbs)
     _add_select(verbs)
     _add_build(verbs)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="PATH",
+        help="folder of pictures, of tar files, or of datasets.save_to_disk; or scenes:COUNT:SIDE, "
+        "or openglyphs:sample",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="option of the set, e.g. max_bad=0.2 or caption_column=prompt; may be repeated",
+    )
+
+
+def _add_texts(verbs: Any) -> None:
+    texts = verbs.add_parser("texts", help="Encode the captions of a set once, for training.")
+    texts.description = (
+        "Features of all captions of a set by a frozen text encoder, in a file beside the set, named by the "
+        "encoder's fingerprint. Prints the setting that makes a run read it. The same command goes on where "
+        "it was stopped."
+    )
+    texts.set_defaults(run=_texts)
+    _add_source(texts)
+    texts.add_argument(
+        "--encoder", default="sentence", metavar="NAME", help="sentence (default) or clip:DIRECTORY"
+    )
+    texts.add_argument("--dtype", choices=DTYPES, default="float32", help="of the encoder, as the run has it")
+    texts.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
+    texts.add_argument("--out", metavar="DIR", help="folder to write (default: .impasto-text beside the set)")
 
 
 def _add_select(verbs: Any) -> None:
@@ -137,6 +161,32 @@ def _pack(arguments: argparse.Namespace) -> int:
         )
     bad = sum(len(names) for names in packed["bad"].values())
     print(f"wrote {packed['samples']:,} samples in {packed['shards']:,} shards to {arguments.out}; {bad} bad")
+    return 0
+
+
+def _texts(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import torch
+
+    from impasto.config import override
+    from impasto.data.options import DatasetOptions
+    from impasto.data.texts import write_texts
+    from impasto.text import load_encoder
+
+    options, device = override(DatasetOptions(), arguments.settings), usable_device(arguments.device)
+    encoder, dtype = load_encoder(arguments.encoder), getattr(torch, arguments.dtype)
+    _ = encoder.fingerprint  # before the cast, which makes it no other encoder
+    encoder.to(device)
+    encoder.to(dtype)
+    out = Path(arguments.out) if arguments.out else None
+    with _progress("captions") as progress:
+        written = write_texts(arguments.source, options, encoder, dtype, out, progress)
+    size = written.path.stat().st_size / 2**20
+    print(f"{written.captions:,} captions, {size:,.1f} MiB, in {written.path}")
+    if len(written.faults):
+        print(f"bad samples: {written.faults.summary()}")
+    print(f"to train with them: --set dataset.text_features={written.path.parent}")
     return 0
 
 

@@ -30,6 +30,7 @@ class DatasetOptions:
     max_pixels: int = 1 << 26  # of a stored picture; more is taken for a decompression bomb
     max_bad: float = 0.05  # share of bad samples beyond which a run stops
     workers: int = 2  # threads that read ahead; the result is the same in any number
+    text_features: str = ""  # folder that `impasto data texts` filled; empty: encode as they come
     cache: str = ""  # folder for the index of tar files; empty: beside them, else the user's cache
 
     def __post_init__(self) -> None:

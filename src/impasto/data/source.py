@@ -168,7 +168,7 @@ class DataSource:
         return candidates[int(drawn)][1]
 
     def _candidates(self, record: Record) -> list[tuple[float, str]]:
-        candidates = list(_by_language(record.captions, self.options.languages))
+        candidates = list(by_language(record.captions, self.options.languages))
         if not candidates:
             raise BadSampleError("no caption in dataset.languages", record.name)
         return candidates
@@ -181,7 +181,7 @@ class DataSource:
         return too_many_bad(source, len(faults), self._size, self.options.max_bad, faults.summary())
 
 
-def _by_language(captions: Sequence[Caption], weights: dict[str, float]) -> Iterator[tuple[float, str]]:
+def by_language(captions: Sequence[Caption], weights: dict[str, float]) -> Iterator[tuple[float, str]]:
     """(chance before normalising, text): a language's weight is shared among its captions."""
     if not weights:
         yield from ((1.0, caption.text) for caption in captions)

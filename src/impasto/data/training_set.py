@@ -20,7 +20,7 @@ from impasto.runtime.files import atomic_write_text
 HELD_OUT_SHARE = 0.05
 BAD_SAMPLES = "bad-samples.json"  # in a run's folder
 # Where a set lies and how it is read may change when a run goes on; what is read may not.
-FREE = tuple(f"dataset.{name}" for name in ("source", "workers", "cache", "max_bad"))
+FREE = tuple(f"dataset.{name}" for name in ("source", "workers", "cache", "max_bad", "text_features"))
 
 
 class Run(Protocol):

@@ -52,6 +52,8 @@ def find_run(preset: str, settings: Sequence[str]) -> MarsRun:
 def launch(preset: str, run: MarsRun, options: LaunchOptions) -> str:
     """Train; returns how it ended. Raises one-line errors for what cannot be."""
     records, run = find_set(preset, run, options.data)
+    if run.dataset.text_features:
+        raise ConfigError("dataset.text_features is not for MARS, which reads captions itself; leave it out")
     if isinstance(run, TokenizerRun):
         return tokenizer_launch.launch(preset, run, options, records)
     if isinstance(run, LanguageRun):

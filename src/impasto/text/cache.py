@@ -31,11 +31,11 @@ KEYS_A_QUERY = 500  # SQLite allows 999 in its older releases
 WAIT_SECONDS = 60.0  # for another process to finish writing
 
 
-class CacheError(RuntimeError):
+class CacheError(ValueError):
     """The cache cannot be used; one line that names the file and the way out."""
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     key: bytes
     positions: int  # T kept of this text
     valid: int
@@ -85,31 +85,20 @@ class CachedEncoder:
     def encode(self, texts: list[str]) -> TextFeatures:
         """As the wrapped encoder gave them the first time; only texts never seen are encoded, each once."""
         check_texts(texts)
-        keys = [_key(text) for text in texts]
+        keys = [key_of(text) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
         with self._open() as connection:
-            rows = self._read(connection, distinct)
+            rows = read_rows(connection, distinct, self.width)
         missing = [key for key in distinct if key not in rows]
         for start in range(0, len(missing), self._batch_size):
             batch = missing[start : start + self._batch_size]
-            new = _to_rows(batch, self._encoder.encode([distinct[key] for key in batch]))
+            new = to_rows(batch, self._encoder.encode([distinct[key] for key in batch]))
             with self._open() as connection:
                 with connection:
                     connection.executemany(INSERT, new)
-                rows |= self._read(connection, batch)  # another process may have been first: its row counts
-        return _to_features([rows[key] for key in keys], self.width).to(self.device)
-
-    def _read(self, connection: sqlite3.Connection, keys: Iterable[bytes]) -> dict[bytes, _Row]:
-        wanted = list(keys)
-        rows: dict[bytes, _Row] = {}
-        for start in range(0, len(wanted), KEYS_A_QUERY):
-            chunk = wanted[start : start + KEYS_A_QUERY]
-            marks = ", ".join("?" * len(chunk))
-            rows |= {row[0]: _Row(*row) for row in connection.execute(f"{SELECT} ({marks})", chunk)}
-        for row in rows.values():
-            if row.check() != row.checksum or len(row.tokens) != row.positions * self.width * 4:
-                raise sqlite3.DatabaseError("an entry fails its checksum")
-        return rows
+                # Another process may have been first: its row counts.
+                rows |= read_rows(connection, batch, self.width)
+        return to_features([rows[key] for key in keys], self.width).to(self.device)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -128,6 +117,20 @@ class CachedEncoder:
             raise CacheError(f"the text cache {self.path} is damaged ({error}); {hint}") from error
 
 
+def read_rows(connection: sqlite3.Connection, keys: Iterable[bytes], width: int) -> dict[bytes, Row]:
+    """Those of the keys that are there. sqlite3.DatabaseError for one that fails its checksum."""
+    wanted = list(keys)
+    rows: dict[bytes, Row] = {}
+    for start in range(0, len(wanted), KEYS_A_QUERY):
+        chunk = wanted[start : start + KEYS_A_QUERY]
+        marks = ", ".join("?" * len(chunk))
+        rows |= {row[0]: Row(*row) for row in connection.execute(f"{SELECT} ({marks})", chunk)}
+    for row in rows.values():
+        if row.check() != row.checksum or len(row.tokens) != row.positions * width * 4:
+            raise sqlite3.DatabaseError("an entry fails its checksum")
+    return rows
+
+
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
     """The switch to the write-ahead log does not wait for other processes by itself; all after it does."""
     give_up = time.monotonic() + WAIT_SECONDS
@@ -142,12 +145,13 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _key(text: str) -> bytes:
+def key_of(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _to_rows(keys: list[bytes], features: TextFeatures) -> list[_Row]:
-    """One row a text. Raises ValueError for features that the file could not give back exactly."""
+def to_rows(keys: list[bytes], features: TextFeatures, *, with_padding: bool = False) -> list[Row]:
+    """One row a text, without trailing positions that are masked and zero unless `with_padding`. Raises
+    ValueError for features that the file could not give back exactly."""
     if features.tokens.dtype != torch.float32 or features.pooled.dtype != torch.float32:
         raise ValueError(f"the text cache keeps float32 features, not {features.tokens.dtype}")
     features = features.to("cpu")
@@ -156,15 +160,15 @@ def _to_rows(keys: list[bytes], features: TextFeatures) -> list[_Row]:
         raise ValueError("the text cache needs masks whose valid positions come first")
     rows = []
     for i, key in enumerate(keys):
-        kept = features.mask[i] | (features.tokens[i] != 0).any(dim=1)
+        kept = features.mask[i] | (features.tokens[i] != 0).any(dim=1) | with_padding
         positions = int(kept.nonzero().max()) + 1 if kept.any() else 0
         tokens, pooled = _to_bytes(features.tokens[i, :positions]), _to_bytes(features.pooled[i])
-        row = _Row(key, positions, int(lengths[i]), int(features.eot_index[i]), tokens, pooled, 0)
+        row = Row(key, positions, int(lengths[i]), int(features.eot_index[i]), tokens, pooled, 0)
         rows.append(row._replace(checksum=row.check()))
     return rows
 
 
-def _to_features(rows: list[_Row], width: int) -> TextFeatures:
+def to_features(rows: list[Row], width: int) -> TextFeatures:
     tokens = torch.zeros(len(rows), max(row.positions for row in rows), width)
     for i, row in enumerate(rows):
         tokens[i, : row.positions] = _from_bytes(row.tokens).view(row.positions, width)

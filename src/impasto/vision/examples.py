@@ -11,7 +11,7 @@ from torch import Tensor
 
 from impasto.data.scene_source import SceneSource
 from impasto.data.source import DataSource
-from impasto.text import TextFeatures
+from impasto.text import TextEncoder, TextFeatures
 from impasto.vision.contrastive import stated_pairs, statement_ids
 from impasto.vision.hard_negatives import any_hard_negative
 from impasto.vision.two_tower import TwoTower
@@ -72,7 +72,10 @@ class ExampleStream:
         *,
         seed: int,
         hard_negatives: bool,
+        reader: TextEncoder | None = None,
     ) -> None:
+        """reader: encodes the texts; the model's own encoder if there is none."""
+        self.reader = reader or model.encoder
         self.model, self.source, self.size, self.kept = model, source, size, kept
         self.seed, self.hard_negatives = seed, hard_negatives
         self._chunks: OrderedDict[int, Examples] = OrderedDict()
@@ -108,7 +111,7 @@ class ExampleStream:
                 any_hard_negative(caption, self._seed(position)) or caption
                 for caption, position in zip(captions, positions, strict=True)
             ]
-        features = encode_by_length(self.model, texts).to(dtype=maps[0].dtype)  # half the memory in bf16
+        features = encode_by_length(self.reader, texts).to(dtype=maps[0].dtype)  # half the memory in bf16
         count = len(captions)
         wrong = features[count:] if self.hard_negatives else None
         ids, pairs = (part.to(self.model.device) for part in (statement_ids(texts), stated_pairs(texts)))
@@ -119,11 +122,11 @@ class ExampleStream:
         return (self.seed << 44) + position
 
 
-def encode_by_length(model: TwoTower, texts: Sequence[str], size: int = 64) -> TextFeatures:
+def encode_by_length(encoder: TextEncoder, texts: Sequence[str], size: int = 64) -> TextFeatures:
     """The encoder's features of the texts in their order; encoded with others of like length, which saves
     the padding."""
     order = sorted(range(len(texts)), key=lambda index: (len(texts[index].split()), index))
     batches: Iterable[list[int]] = (order[start : start + size] for start in range(0, len(order), size))
-    parts = [model.encoder.encode([texts[index] for index in batch]) for batch in batches]
-    back = torch.tensor(order).argsort().to(model.device)
+    parts = [encoder.encode([texts[index] for index in batch]) for batch in batches]
+    back = torch.tensor(order).argsort().to(encoder.device)
     return TextFeatures.concatenate(parts)[back]

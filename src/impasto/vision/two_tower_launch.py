@@ -5,8 +5,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from impasto.config import ConfigError, diff, from_dict, nearest, override, to_dict
 from impasto.data.scene_source import SceneSource
+from impasto.data.texts import texts_reader
 from impasto.data.training_set import FREE as DATA_FREE
 from impasto.data.training_set import TrainingSet, find_set
 from impasto.runtime.checkpoint import clean_leftovers, images_of, latest_checkpoint, prune, remove_after
@@ -52,8 +55,10 @@ def launch(preset: str, run: TwoTowerRun, options: LaunchOptions) -> str:
     atomic_write_text(out / "config.json", json.dumps(document, indent=2) + "\n")
     start = images_of(checkpoint) if checkpoint else 0
     sinks = make_sinks(options.log_to, out, document, start)
-    found = None
+    found, reader = None, state.model.encoder
     if records is not None:
+        dtype = torch.bfloat16 if training.bfloat16 else torch.float32
+        reader = texts_reader(reader, records, run.dataset, dtype)
         found = TrainingSet(records, training.resolution, run.dataset, seed=training.seed)
     stream = ExampleStream(
         state.model,
@@ -62,6 +67,7 @@ def launch(preset: str, run: TwoTowerRun, options: LaunchOptions) -> str:
         training.window // training.fresh + 1,
         seed=training.seed,
         hard_negatives=training.hard_negatives and (found is None or found.format == "scenes"),
+        reader=reader,
     )
     with Graceful() as stop, TrainingDisplay(training.images, start) as display:
         recorder = TwoTowerRecorder(out, run, display, sinks, found)
