@@ -114,7 +114,9 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
     )
     verb.add_argument("preset", metavar="PRESET", help="training preset, or a saved config.json")
     verb.add_argument(
-        "--data", default="scenes", help="scenes (default, drawn endlessly) or a set of pictures"
+        "--data",
+        default="scenes",
+        help="scenes (default, drawn endlessly), a set of pictures, or the addresses of tar files (Aurora)",
     )
     verb.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     verb.add_argument(

@@ -100,3 +100,20 @@ def test_stored_text_features_change_no_bit(tmp_path, capsys, monkeypatch):
     (data / "00006.jpg").unlink()
     assert main(command(data, tmp_path / "later", setting)) == 2
     assert "made with another set of captions; make it with" in capsys.readouterr().err
+
+
+def test_a_stream_is_trained_on_and_says_what_it_cannot_promise(tmp_path, capsys):
+    shards = write_shards(tmp_path / "shards", pairs(24), 6)
+    stream = f"pipe:cat {shards}/{{00000..00003}}.tar"
+    assert main(command(stream, tmp_path / "run", "training.images=16")) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "a stream of 4 tar files" in printed and "the stream begins anew, in another order" in printed
+    assert main(command(stream, tmp_path / "run")) == 0
+    told = impasto.load(tmp_path / "run" / "model").provenance["data"]["dataset"]
+    assert (told["source"], told["format"], told["samples"]) == (stream, "stream", 0)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert rows[-1]["images"] == 32 and not any(name.startswith("score") for row in rows for name in row)
+    assert main(command(f"pipe:cat {shards}/{{00000..00002}}.tar", tmp_path / "run")) == 2
+    assert "other settings (dataset.fingerprint" in capsys.readouterr().err
+    assert main(["train", "two-tower", "--data", stream, "--out", str(tmp_path / "no")]) == 2
+    assert "is a stream, which only Aurora trains on" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """From a preset's name to a trained run: what `impasto train` calls."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from impasto.data.records import Records
 from impasto.data.scene_source import SceneSource
 from impasto.data.scenes import score_images
 from impasto.data.source import DataSource
+from impasto.data.stream import StreamSource
+from impasto.data.stream_files import Stream, is_stream
 from impasto.data.texts import texts_reader
 from impasto.data.training_set import FREE as DATA_FREE
 from impasto.data.training_set import find_set, write_bad_samples
@@ -57,19 +60,22 @@ def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:
 def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
     """Train; returns how it ended. Raises one-line errors for what cannot be."""
     out, ranks = options.out, Ranks.from_environment(options.device)
-    records, run = find_set(preset, run, options.data)
+    records, run = _find_data(preset, run, options.data)
     checkpoint = _checkpoint_to_resume(out, run, options)
+    start = images_of(checkpoint) if checkpoint else 0
     initial = None if checkpoint else _initial_weights(options.init_from)
     bfloat16 = run.training.bfloat16_generator
     guides = Guides.load(run.guidance, ranks.device, bfloat16=bfloat16)
     state = TrainingState.fresh(run, ranks.device, initial, guides)
-    source = _source(records, run, ranks)
+    source = _source(records, run, ranks, start)
     encoder = load_encoder(run.model.text_encoder)
     networks = {"text_encoder": encoder.fingerprint, **guides.fingerprints}
     encoder.to(ranks.device)
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     encoder.to(dtype)
-    reader = encoder if records is None else texts_reader(encoder, records, run.dataset, dtype)
+    reader = encoder
+    if records is not None and not isinstance(records, Stream):
+        reader = texts_reader(encoder, records, run.dataset, dtype)
     if ranks.is_main:
         out.mkdir(parents=True, exist_ok=True)
         clean_leftovers(out)
@@ -80,7 +86,7 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
     sinks = make_sinks(options.log_to, out, to_dict(run)) if ranks.is_main else []
     with (
         Graceful() as stop,
-        TrainingDisplay(run.training.images, images_of(checkpoint) if checkpoint else 0) as display,
+        TrainingDisplay(run.training.images, start) as display,
     ):
         recorder = RunRecorder(
             out,
@@ -93,6 +99,8 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             best_by="score/overall" if records is None else "",
             provenance=with_lineage(told, out),
         )
+        if isinstance(records, Stream) and ranks.is_main:
+            display.message(records.promise)
         try:
             saved = state.restore(checkpoint) if checkpoint else {}
             recorder.resume(saved, state.images)
@@ -104,16 +112,29 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             )  # fmt: skip
         finally:
             recorder.close()
-            if isinstance(source, DataSource):
+            if records is not None and not isinstance(source, SceneSource):
                 source.close()
-                if records is not None and ranks.is_main:
+                if ranks.is_main:
                     write_bad_samples(out, records.faults, [source], display.message)
 
 
-def _source(records: Records | None, run: AuroraRun, ranks: Ranks) -> SceneSource | DataSource:
+def _find_data(preset: str, run: AuroraRun, data: str) -> tuple[Records | Stream | None, AuroraRun]:
+    """As `find_set`, and streams."""
+    if not is_stream(data):
+        return find_set(preset, run, data)
+    stream = Stream.named(data)
+    return stream, replace(run, dataset=stream.found(run.dataset))
+
+
+def _source(
+    records: Records | Stream | None, run: AuroraRun, ranks: Ranks, start: int
+) -> SceneSource | DataSource | StreamSource:
     resolution, seed = run.model.generator.resolution, run.training.seed
     if records is None:
         return SceneSource(resolution, run.data, seed=seed)
+    if isinstance(records, Stream):
+        place = {"rank": ranks.rank, "world_size": ranks.world_size}
+        return StreamSource(records, resolution, run.dataset, seed=seed, start=start, **place)
     return DataSource(records, resolution, run.dataset, seed=seed, stride=ranks.world_size)
 
 

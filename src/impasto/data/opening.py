@@ -28,7 +28,8 @@ def open_data(source: str | Path, options: DatasetOptions | None = None) -> Reco
     name, path = str(source), Path(source)
     if name.startswith(REMOTE):
         raise ConfigError(
-            f"{name} is remote; copy the tar files to a local disk, where any can be read again"
+            f"{name.partition('?')[0]} is a stream, which only Aurora trains on; copy the tar files to a "
+            f"local disk, where any can be read again"
         )
     if name.startswith("scenes:"):
         return SceneRecords.named(name)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from impasto.config import ConfigError
 
-Format = Literal["auto", "webdataset", "folder", "metadata", "datasets", "scenes"]
+Format = Literal["auto", "webdataset", "folder", "metadata", "datasets", "scenes", "stream"]
 LARGEST_PICTURE = 178_956_970  # pixels; beyond this Pillow refuses by itself
 
 

@@ -58,19 +58,31 @@ class ShardRecords:
             kind: data[start - first : start - first + size] if start >= 0 else None
             for kind, (start, size) in parts.items()
         }
-        details = _details(contents["json"], name)
-        captions = self._captions(contents["text"], details, name)
-        if not captions:
-            raise BadSampleError("no caption", name)
         assert contents["picture"] is not None
-        return Record(name, contents["picture"], captions, details)
+        return make_record(
+            name, contents["picture"], contents["text"], contents["json"], self._caption_column
+        )
 
-    def _captions(self, text: bytes | None, details: Mapping[str, Any], name: str) -> tuple[Caption, ...]:
-        if not self._caption_column and "captions" not in details and text is not None:
-            line = " ".join(decode_text(text, name).split())
-            if line:
-                return (Caption(line, UNKNOWN_LANGUAGE),)
-        return captions_of(details, name, self._caption_column)
+
+def make_record(
+    name: str, picture: bytes, text: bytes | None, document: bytes | None, caption_column: str
+) -> Record:
+    """A sample from its members. Raises BadSampleError for captions that are absent or cannot be read."""
+    details = _details(document, name)
+    captions = _captions(text, details, name, caption_column)
+    if not captions:
+        raise BadSampleError("no caption", name)
+    return Record(name, picture, captions, details)
+
+
+def _captions(
+    text: bytes | None, details: Mapping[str, Any], name: str, caption_column: str
+) -> tuple[Caption, ...]:
+    if not caption_column and "captions" not in details and text is not None:
+        line = " ".join(decode_text(text, name).split())
+        if line:
+            return (Caption(line, UNKNOWN_LANGUAGE),)
+    return captions_of(details, name, caption_column)
 
 
 def find_shards(source: Path) -> list[Path]:

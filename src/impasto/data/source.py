@@ -161,11 +161,7 @@ class DataSource:
     def _choose(self, record: Record, position: int) -> str:
         """One of a sample's captions: first a language by weight, then one of that language."""
         candidates = self._candidates(record)
-        if len(candidates) == 1:
-            return candidates[0][1]
-        chances = np.array([weight for weight, _ in candidates])
-        drawn = self._rng(CAPTION, position).choice(len(candidates), p=chances / chances.sum())
-        return candidates[int(drawn)][1]
+        return choose(candidates, self._rng(CAPTION, position)) if len(candidates) > 1 else candidates[0][1]
 
     def _candidates(self, record: Record) -> list[tuple[float, str]]:
         candidates = list(by_language(record.captions, self.options.languages))
@@ -179,6 +175,12 @@ class DataSource:
     def _too_many(self, faults: Faults):
         source = self.options.source or "this set"
         return too_many_bad(source, len(faults), self._size, self.options.max_bad, faults.summary())
+
+
+def choose(candidates: Sequence[tuple[float, str]], rng: np.random.Generator) -> str:
+    """One of (chance before normalising, text)."""
+    chances = np.array([weight for weight, _ in candidates])
+    return candidates[int(rng.choice(len(candidates), p=chances / chances.sum()))][1]
 
 
 def by_language(captions: Sequence[Caption], weights: dict[str, float]) -> Iterator[tuple[float, str]]:

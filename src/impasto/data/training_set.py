@@ -112,8 +112,15 @@ class TrainingSet:
         write_bad_samples(out, self._left_out, [self.training, self.held_out], tell)
 
 
+class Faulty(Protocol):
+    """A source that counts what it passed over."""
+
+    @property
+    def faults(self) -> Faults: ...
+
+
 def write_bad_samples(
-    out: Path, left_out: Faults, sources: Sequence[DataSource], tell: Callable[[str], None]
+    out: Path, left_out: Faults, sources: Sequence[Faulty], tell: Callable[[str], None]
 ) -> None:
     """Write what was left out and passed over into a run's folder, if anything was, and tell of it in a
     line."""
