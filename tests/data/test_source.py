@@ -150,7 +150,7 @@ def test_options_that_cannot_be_are_refused(tmp_path):
             DatasetOptions(**options)
     for source, message in [
         (str(tmp_path / "nowhere"), "no such file"),
-        ("https://example/000.tar", "is remote"),
+        ("https://example/000.tar", "is a stream, which only Aurora trains on"),
         ("scenes:none", "scenes:COUNT"),
         (str(tmp_path), "holds no pictures"),
     ]:

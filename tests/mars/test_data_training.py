@@ -94,6 +94,7 @@ def test_codes_and_captions_are_those_of_the_training_part(runs, data):
     bad = json.loads((runs["tokenizer"] / "bad-samples.json").read_text())
     expected = {} if BAD in {held_out.key(n) for n in range(len(held_out))} else {"picture damaged": [BAD]}
     assert bad["passed_over"] == expected and expected
+    assert not (runs["language"] / "bad-samples.json").exists()  # it looks at no picture
 
 
 def test_codes_are_of_the_pictures_beside_their_captions(runs, data):

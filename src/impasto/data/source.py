@@ -17,7 +17,7 @@ from torch import Tensor
 from impasto.data.opening import too_many_bad
 from impasto.data.options import DatasetOptions
 from impasto.data.order import Order
-from impasto.data.records import BadSampleError, Caption, Faults, Record, Records
+from impasto.data.records import BadSampleError, Caption, DataError, Faults, Record, Records
 from impasto.data.transforms import decode, fit, is_random
 
 AHEAD = 2  # batches that are read before they are asked for
@@ -140,7 +140,12 @@ class DataSource:
         faults = Faults()
         for found in passed:
             faults.add(found.reason, found.name)
-        raise self._too_many(faults)
+        if len(passed) > self._allowed:
+            raise self._too_many(faults)
+        raise DataError(
+            f"{self.options.source or 'this set'}: a part of {len(self.records)} samples has no good one: "
+            f"{faults.summary()}; mend or remove what is bad"
+        )
 
     def _read(self, index: int, position: int) -> tuple[np.ndarray, str, str]:
         record = self.records.read(index)

@@ -84,14 +84,13 @@ def prepare_codes(
     part: TokenizerPart,
     report: Callable[[str], None] = _logger.info,
     pictures: DataSource | None = None,
-) -> bool:
-    """Extract the codes of a run's pictures, of scenes if no others are given, unless they are there. Returns
-    whether they were not. CodesError, in one line, if those that are there are of another tokenizer or of
-    other pictures."""
+) -> None:
+    """Extract the codes of a run's pictures, of scenes if no others are given, unless they are there.
+    CodesError, in one line, if those that are there are of another tokenizer or of other pictures."""
     folder, expected = out / CODES, _made_of(run, part)
     if folder.is_dir():
         _check_made_of(folder, expected)
-        return False
+        return
     training = run.training
     source = pictures or CaptionSource(resolution_of(run, part), run.data, seed=training.seed)
     count = training.pictures if pictures is None else min(training.pictures, len(pictures))
@@ -112,7 +111,6 @@ def prepare_codes(
             files |= {name: _fingerprint(temporary / name) for name in names}
         document = {"format": FORMAT, "made_of": expected, "files": files}
         (temporary / INDEX).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return True
 
 
 def read_codes(out: Path, run: StageRun, part: TokenizerPart) -> CodeStore:

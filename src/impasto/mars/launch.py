@@ -8,7 +8,7 @@ from impasto.config import ConfigError, override
 from impasto.data.records import Records
 from impasto.data.training_set import TrainingSet, find_set
 from impasto.mars import language_launch, tokenizer_launch
-from impasto.mars.codes import prepare_codes, read_codes, resolution_of
+from impasto.mars.codes import CODES, prepare_codes, read_codes, resolution_of
 from impasto.mars.directories import (
     LanguagePart,
     TokenizerPart,
@@ -83,7 +83,7 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Re
     parts = _parts(preset, run, options, resuming=checkpoint is not None)
     parts.tokenizer.tokenizer.to(ranks.device)
     state = StageState.fresh(run, ranks.device, parts.language, parts.tokenizer, parts.initial, ranks)
-    start, found = start_of(checkpoint), None
+    start, found, extracts = start_of(checkpoint), None, not (out / CODES).is_dir()
     if records is not None:
         found = TrainingSet(records, resolution_of(run, parts.tokenizer), run.dataset, seed=training.seed)
     with (
@@ -94,7 +94,7 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Re
             start_folder(preset, run, out)
             if checkpoint is None:
                 remember(out, options.init_from)
-            _prepare_codes(out, run, parts.tokenizer, display, found)
+            prepare_codes(out, run, parts.tokenizer, display.message, found.training if found else None)
         ranks.barrier()
         pictures = read_codes(out, run, parts.tokenizer)
         if checkpoint:
@@ -110,19 +110,10 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Re
             )  # fmt: skip
         finally:
             log.close()
-
-
-def _prepare_codes(
-    out: Path, run: StageRun, part: TokenizerPart, display: TrainingDisplay, found: TrainingSet | None
-) -> None:
-    if found is None:
-        prepare_codes(out, run, part, display.message)
-        return
-    try:
-        prepare_codes(out, run, part, display.message, found.training)
-    finally:
-        found.close()
-        found.write_bad_samples(out, display.message)
+            if found is not None:
+                found.close()
+                if extracts and ranks.is_main:
+                    found.write_bad_samples(out, display.message)
 
 
 def _parts(preset: str, run: StageRun, options: LaunchOptions, *, resuming: bool) -> Parts:
