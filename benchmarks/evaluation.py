@@ -37,6 +37,7 @@ class Pixels:
 
     name, distance, fingerprint = "pixels", "FD-Pixels", "0" * 64
     settings = {"side": 16}  # noqa: RUF012
+    networks = {}  # noqa: RUF012
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(images, (20, 21)).flatten(1)

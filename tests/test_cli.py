@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from impasto import __version__
@@ -165,14 +166,30 @@ def test_the_installed_command_answers_quickly_and_imports_nothing_heavy():
 def test_a_report_refuses_the_network_that_training_used(tmp_path, capsys):
     import impasto
     from impasto.metrics.features import EXTRACTOR
+    from impasto.pictures import save_png
     from impasto.vision.efficientnet import ImageFeatures
+    from impasto.vision.features import hashes_by_role
 
     pipe = impasto.load("aurora-debug")
     pipe.trained = True
-    pipe.provenance = {"training_networks": {"vision_aided": ImageFeatures(EXTRACTOR, 64).fingerprint}}
+    # shown pictures of another size, and inside another network: the weights count
+    inside = hashes_by_role("clip", ImageFeatures(EXTRACTOR, 96))
+    pipe.provenance = {"training_networks": inside}
     pipe.save_pretrained(tmp_path / "flattered")
     status, _, errors = run(
         capsys, "evaluate", str(tmp_path / "flattered"), "--count", "2", "--out", str(tmp_path / "report")
     )
-    assert status == 2 and "was used in this model's training (as vision_aided)" in errors
+    message = "was used in this model's training (as clip, weights of efficientnet-lite0)"
+    assert status == 2 and message in errors
+    model = str(tmp_path / "flattered")
+    run(capsys, "generate", "a red circle", "-n", "6", "--model", model, "--out", str(tmp_path / "a"))
+    for extra in ([], ["--made-by", model]):
+        if extra:  # pictures that say nothing
+            for file in (tmp_path / "a").glob("0*.png"):
+                save_png(Image.open(file), file)
+        status, _, errors = run(
+            capsys, "evaluate", str(tmp_path / "a"), "--reference", "scenes:8:32", "--resize", "32",
+            "--allow-small", "--out", str(tmp_path / "report"), *extra,
+        )  # fmt: skip
+        assert status == 2 and message in errors
     assert not (tmp_path / "report").exists()

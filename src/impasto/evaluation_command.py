@@ -58,6 +58,11 @@ def _add_sets(group: Any) -> None:
     group.add_argument(
         "--allow-small", action="store_true", help="measure fewer than 2,048 pictures: for trends only"
     )
+    group.add_argument(
+        "--made-by",
+        metavar="MODEL",
+        help="model that made the pictures: no network that its training used will measure them",
+    )
     group.add_argument("--cache", metavar="DIR", help="folder of features (default: in the user's cache)")
     group.add_argument("--no-cache", action="store_true", help="compute every feature, and keep none")
 
@@ -154,6 +159,7 @@ def _evaluate_sets(arguments: argparse.Namespace) -> int:
         allow_small=arguments.allow_small,
         seed=arguments.seed,
         cache=None if arguments.no_cache else cache,
+        training_networks=_training_networks(arguments.made_by),
     )
     out = Path(arguments.out)
     extractor = load_extractor(arguments.extractor or EXTRACTOR, usable_device(arguments.device))
@@ -161,6 +167,12 @@ def _evaluate_sets(arguments: argparse.Namespace) -> int:
         print(evaluate_sets(arguments.target, extractor, out, options, progress))
     print(f"wrote {out / 'report.html'}, report.md, report.json and sheets")
     return 0
+
+
+def _training_networks(model: str | None) -> dict[str, str] | None:
+    from impasto.loading import describe
+
+    return None if model is None else describe(model, []).provenance.get("training_networks", {})
 
 
 def _refuse_without_reference(arguments: argparse.Namespace) -> None:
@@ -171,6 +183,7 @@ def _refuse_without_reference(arguments: argparse.Namespace) -> None:
         "--resize": arguments.resize,
         "--allow-small": arguments.allow_small or None,
         "--cache": arguments.cache,
+        "--made-by": arguments.made_by,
     }
     for name, value in asked.items():
         if value is not None:

@@ -66,6 +66,11 @@ def remarks(document: dict[str, Any]) -> list[str]:
         told.append(sentence)
     if min(document["sets"][name]["count"] for name in ("pictures", "reference")) < SMALL_SAMPLE:
         told.append(f"Below {SMALL_SAMPLE:,} pictures the Frechet distance is mostly bias: for trends only")
+    if document["training_networks"] is None:
+        told.append(
+            "The pictures do not say which networks their model was trained with: nothing kept this report "
+            "from measuring with one of them (--made-by MODEL would)"
+        )
     if "without_diversity" in document["results"]:
         told.append(f"Diversity is not measured: {document['results']['without_diversity']}")
     return told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from impasto.metrics.comparison import Comparison, check_counts, check_sets, com
 from impasto.metrics.copies import CLOSE
 from impasto.metrics.extractors import Extractor
 from impasto.metrics.feature_cache import cached_features
+from impasto.metrics.features import refuse_training_networks
 from impasto.metrics.intervals import RESAMPLES
 from impasto.metrics.manifold import NEIGHBOURS
 from impasto.metrics.picture_sets import SetFeatures, preparation, prepare
@@ -31,15 +32,13 @@ from impasto.runtime.files import atomic_write_text
 
 PROTOCOL, FORMAT = "sets", 1
 SHOWN, NEIGHBOURS_SHOWN, CELL = 12, 4, 96
-TABLE_STYLE = (
-    "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetOptions:
     """`side`: pictures are cropped and resized to it; None: they are taken as they are. `cache`: folder of
-    features; None: none. `seed`: of the pictures shown."""
+    features; None: none. `seed`: of the pictures shown. `training_networks` {role: hash}: of the model that
+    made the pictures, beside what they say themselves; None where it is not known."""
 
     reference: str
     training: str | None = None
@@ -47,6 +46,7 @@ class SetOptions:
     allow_small: bool = False
     seed: int = 0
     cache: Path | None = None
+    training_networks: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def evaluate_sets(
         sources["training"] = options.training
     opened = {name: open_pictures(source) for name, source in sources.items()}
     check_counts({name: len(found) for name, found in opened.items()}, allow_small=options.allow_small)
+    networks = _networks(opened["pictures"], options)
+    refuse_training_networks(extractor.name, extractor, networks or {})
     members: dict[str, _Member] = {}
     for name, pictured in opened.items():
 
@@ -90,7 +92,7 @@ def evaluate_sets(
     sets = {name: member.found for name, member in members.items()}
     check_sets(sets, side=options.side, allow_small=options.allow_small)
     comparison = compare(sets["pictures"], sets["reference"], sets.get("training"))
-    document = _document(members, extractor, options, comparison)
+    document = {**_document(members, extractor, options, comparison), "training_networks": networks}
     table = result_table(document)
     sheets = _sheets(members, options, comparison)
     for name, (_, sheet) in sheets.items():
@@ -100,6 +102,16 @@ def evaluate_sets(
     atomic_write_text(out / "report.md", markdown_report(title, document, table, sheets))
     atomic_write_text(out / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return table
+
+
+def _networks(pictures: PictureSet, options: SetOptions) -> dict[str, str] | None:
+    """What is known of the networks that the pictures' model was trained with; None: nothing."""
+    told = [
+        networks
+        for networks in (pictures.training_networks(), options.training_networks)
+        if networks is not None
+    ]
+    return {role: digest for networks in told for role, digest in networks.items()} if told else None
 
 
 def _document(
@@ -137,6 +149,7 @@ def _document(
         "extractor": {
             "name": extractor.name,
             "sha256": extractor.fingerprint,
+            "networks": dict(extractor.networks),
             "distance": extractor.distance,
             **extractor.settings,
         },

@@ -60,8 +60,13 @@ def test_one_feature_has_no_covariance():
 
 
 def test_a_network_of_the_training_does_not_report():
-    provenance = {"training_networks": {"text_encoder": "aa", "vision_aided": "bb"}}
-    refuse_training_networks("efficientnet-lite0", "cc", provenance)
-    refuse_training_networks("efficientnet-lite0", "cc", {})
-    with pytest.raises(SameNetworkError, match=r"efficientnet-lite2 was used .* \(as vision_aided\)"):
-        refuse_training_networks("efficientnet-lite2", "bb", provenance)
+    class Network:
+        def __init__(self, fingerprint, **networks):
+            self.fingerprint, self.networks = fingerprint, networks
+
+    used = {"text_encoder": "aa", "vision_aided": "bb"}
+    refuse_training_networks("efficientnet-lite0", Network("cc", inner="dd"), used)
+    refuse_training_networks("efficientnet-lite0", Network("bb"), {})
+    for network in (Network("bb"), Network("cc", inner="bb")):
+        with pytest.raises(SameNetworkError, match=r"efficientnet-lite2 was used .* \(as vision_aided\)"):
+            refuse_training_networks("efficientnet-lite2", network, used)

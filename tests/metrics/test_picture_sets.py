@@ -25,6 +25,7 @@ class TinyExtractor:
 
     def __init__(self, seed: int = 0) -> None:
         self.fingerprint, self.settings, self.seen = f"{seed:064x}", {"side": 8, "resize": "area"}, 0
+        self.networks = {"tiny": f"{seed + 16:064x}"}
         self._matrix = torch.randn(192, 6, generator=torch.Generator().manual_seed(seed))
 
     def features(self, images):

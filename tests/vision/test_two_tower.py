@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from impasto.config import ConfigError, override
+from impasto.metrics.features import SameNetworkError, refuse_training_networks
 from impasto.runtime.model_directory import save_model
 from impasto.vision import ImageTextModel, load_image_text_model
+from impasto.vision.efficientnet import ImageFeatures
+from impasto.vision.features import hashes_by_role
 from impasto.vision.two_tower import TwoTower, TwoTowerConfig
 from tests.conftest import relative_difference
 
@@ -78,6 +81,20 @@ def test_a_directory_gives_the_model_back(model: TwoTower, directory: Path) -> N
     assert loaded.fingerprint != TwoTower.fresh(TINY, seed=2).fingerprint
     assert not loaded.embed_images(images).requires_grad
     assert (directory / "model.safetensors").stat().st_size < 1e6  # heads only
+
+
+def test_its_image_networks_are_named_by_their_weights(model: TwoTower) -> None:
+    known = hashes_by_role("clip", model)
+    assert set(known) == {"clip", "clip, weights of two-tower", f"clip, weights of {TINY.backbone}"}
+    other_side = ImageFeatures(TINY.backbone, 64 if TINY.side != 64 else 96)
+    assert other_side.fingerprint not in known.values()
+    with pytest.raises(SameNetworkError, match=f"as clip, weights of {TINY.backbone}"):
+        refuse_training_networks(TINY.backbone, other_side, known)
+    another = TwoTower.fresh(TINY, seed=2)
+    assert another.networks["two-tower"] != model.networks["two-tower"]
+    with pytest.raises(SameNetworkError):
+        refuse_training_networks("another", another, known)
+    refuse_training_networks("another", another, {"text_encoder": model.encoder.fingerprint})
 
 
 def test_another_frozen_network_is_refused(directory: Path) -> None:

@@ -13,6 +13,7 @@ from impasto.config import ConfigError
 from impasto.runtime.dist import Ranks
 from impasto.vision import ImageTextModel, load_image_text_model
 from impasto.vision.efficientnet import ImageFeatures
+from impasto.vision.features import hashes_by_role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +45,14 @@ class Guides:
     def load(cls, config: GuidanceConfig, device: torch.device, *, bfloat16: bool = False) -> "Guides":
         """Raises in one line where a network cannot be had."""
         clip = vision = None
-        fingerprints = {}
+        fingerprints: dict[str, str] = {}
         if config.clip_model is not None and config.clip_weight:
             clip = load_image_text_model(config.clip_model)
-            fingerprints["clip"] = clip.fingerprint
+            fingerprints |= hashes_by_role("clip", clip)
             clip.to(device)
         if config.vision_aided_weight:
             vision = ImageFeatures(config.vision_aided_network, config.vision_aided_side)
-            fingerprints["vision_aided"] = vision.fingerprint
+            fingerprints |= hashes_by_role("vision_aided", vision)
             vision.to(device)
         if bfloat16:
             for network in (clip, vision):

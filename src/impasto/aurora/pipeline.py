@@ -187,6 +187,7 @@ class AuroraPipeline:
             **options,
             "model": self.name,
             "trained": self.trained,
+            "training_networks": self.provenance.get("training_networks", {}),
             "version": __version__,
         }
 

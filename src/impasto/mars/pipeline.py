@@ -213,6 +213,7 @@ class MarsPipeline:
             **options,
             "model": self.name,
             "trained": self.trained,
+            "training_networks": self.provenance.get("training_networks", {}),
             "version": __version__,
         }
 

@@ -19,6 +19,7 @@ from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
 from impasto.vision.efficientnet import ImageFeatures
+from impasto.vision.features import hashes_by_role
 
 PERCEPTUAL_NETWORK = "efficientnet-lite2"  # not the one that reports use (peer: VGG, not offline here)
 SHEET_PICTURES, CELL = 8, 96
@@ -39,7 +40,7 @@ def launch(preset: str, run: TokenizerRun, options: LaunchOptions, records: Reco
     features, networks = None, {}
     if run.training.objective.perceptual_weight:
         features = ImageFeatures(PERCEPTUAL_NETWORK).to(ranks.device)
-        networks = {"perceptual": features.fingerprint}
+        networks = hashes_by_role("perceptual", features)
     state, found = TokenizerState.fresh(run, ranks.device, initial), None
     if records is not None:
         seed, stride = run.training.seed, ranks.world_size

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from impasto.config import ConfigError, first_line, nearest
 from impasto.metrics.features import EXTRACTOR, SIDE
-from impasto.text.loading import exact_inference, fingerprint
+from impasto.text.loading import exact_inference, fingerprint, weights_hash
 from impasto.vision.efficientnet import ImageFeatures
+from impasto.vision.features import SeesPictures
 
 INCEPTION_FEATURES = "2048"
 INCEPTION_HASH = "6726825d"  # how the sha256 of torch-fidelity's file of 2015-12-05 begins; its name says so
@@ -22,8 +23,8 @@ INCEPTION_HASH = "6726825d"  # how the sha256 of torch-fidelity's file of 2015-1
 @runtime_checkable
 class Extractor(Protocol):
     """name: what to ask `load_extractor` for, without a path; distance: what the Frechet distance of its
-    features is called; fingerprint: 64 hexadecimal digits over the weights and the conventions; settings:
-    what it does to a picture, ready for JSON."""
+    features is called; fingerprint: 64 hexadecimal digits over the weights and the conventions;
+    networks: {name: hash of the weights alone}; settings: what it does to a picture, ready for JSON."""
 
     @property
     def name(self) -> str: ...
@@ -32,10 +33,17 @@ class Extractor(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
+    def networks(self) -> Mapping[str, str]: ...
+    @property
     def settings(self) -> Mapping[str, Any]: ...
     def features(self, images: Tensor) -> Tensor:
         """images [B,3,H,W] in [-1,1] at any size -> [B,D] float32 on the CPU, without gradient."""
         ...
+
+
+class _Hashes(NamedTuple):
+    fingerprint: str
+    networks: dict[str, str]
 
 
 class _Wrapped:
@@ -45,13 +53,13 @@ class _Wrapped:
         self,
         name: str,
         distance: str,
-        digest: str,
+        network: SeesPictures,
         settings: Mapping[str, Any],
         function: Callable[[Tensor], Tensor],
         device: torch.device | str,
     ) -> None:
-        self.name, self.distance, self.fingerprint = name, distance, digest
-        self.settings: Mapping[str, Any] = dict(settings)
+        self.name, self.distance, self.fingerprint = name, distance, network.fingerprint
+        self.networks, self.settings = dict(network.networks), dict(settings)
         self._function, self._device = function, torch.device(device)
 
     def features(self, images: Tensor) -> Tensor:
@@ -81,7 +89,7 @@ def _efficientnet(kind: str, source: str, device: torch.device | str) -> Extract
     return _Wrapped(
         kind,
         label if side == SIDE else f"{label}-{side}px",
-        network.fingerprint,
+        network,
         {"side": side, "resize": "antialiased bilinear", "features": "pooled, before the classifier"},
         network.pooled,
         device,
@@ -97,7 +105,7 @@ def _clip(kind: str, source: str, device: torch.device | str) -> Extractor:
         "resize": "antialiased bicubic",
         "features": "image embedding, not normalised",
     }
-    return _Wrapped(kind, "FD-CLIP", network.fingerprint, settings, network.embed_images, device)
+    return _Wrapped(kind, "FD-CLIP", network, settings, network.embed_images, device)
 
 
 def _dinov2(kind: str, source: str, device: torch.device | str) -> Extractor:
@@ -109,7 +117,7 @@ def _dinov2(kind: str, source: str, device: torch.device | str) -> Extractor:
         "resize": "antialiased bicubic",
         "features": "class token after the last normalisation",
     }
-    return _Wrapped(kind, "FD-DINOv2", network.fingerprint, settings, network.pooled, device)
+    return _Wrapped(kind, "FD-DINOv2", network, settings, network.pooled, device)
 
 
 def _inception(kind: str, source: str, device: torch.device | str) -> Extractor:
@@ -129,7 +137,8 @@ def _inception(kind: str, source: str, device: torch.device | str) -> Extractor:
         ) from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        digest = fingerprint(state, {"features": INCEPTION_FEATURES, "resize": "tensorflow 1 bilinear"})
+        conventions = {"features": INCEPTION_FEATURES, "resize": "tensorflow 1 bilinear"}
+        hashes = _Hashes(fingerprint(state, conventions), {"inception": weights_hash(state)})
         network = FeatureExtractorInceptionV3(
             "inception", [INCEPTION_FEATURES], feature_extractor_weights_path=str(path)
         ).to(device)
@@ -146,7 +155,7 @@ def _inception(kind: str, source: str, device: torch.device | str) -> Extractor:
     }
     with open(path, "rb") as file:
         published = hashlib.file_digest(file, "sha256").hexdigest().startswith(INCEPTION_HASH)
-    return _Wrapped(kind, "FID" if published else "FD-Inception", digest, settings, features, device)
+    return _Wrapped(kind, "FID" if published else "FD-Inception", hashes, settings, features, device)
 
 
 def to_bytes(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from PIL import Image
 from impasto.metrics.frechet import FrechetStats
 from impasto.pictures import from_images
 from impasto.vision.efficientnet import ImageFeatures
+from impasto.vision.features import SeesPictures
 
 EXTRACTOR = "efficientnet-lite0"
 SIDE = 64  # of its input: a distance by the same name has the same input
@@ -19,13 +20,15 @@ class SameNetworkError(ValueError):
     """A report would measure with a network that the model was trained on."""
 
 
-def refuse_training_networks(name: str, fingerprint: str, provenance: Mapping[str, Any]) -> None:
-    """Raise SameNetworkError where an extractor of this hash was used in the model's training: a model that
-    was shown a network's features is flattered by them."""
-    for role, used in provenance.get("training_networks", {}).items():
-        if used == fingerprint:
+def refuse_training_networks(name: str, network: SeesPictures, used: Mapping[str, str]) -> None:
+    """Raise SameNetworkError where a network, or one inside it, was used in a model's training: a model that
+    was shown a network's features is flattered by them. `used` {role: hash}, as a model's provenance lists
+    them; weights count, whatever size pictures are shown at."""
+    own = {network.fingerprint, *network.networks.values()}
+    for role, digest in used.items():
+        if digest in own:
             raise SameNetworkError(
-                f"{name} was used in this model's training (as {role}); report with another extractor"
+                f"{name} was used in this model's training (as {role}); report with another network"
             )
 
 
@@ -34,7 +37,7 @@ def reporting_features(
 ) -> ImageFeatures:
     """The extractor for reports on a model of this provenance. Raises SameNetworkError, MissingAssetError."""
     extractor = ImageFeatures(name, side)
-    refuse_training_networks(name, extractor.fingerprint, provenance)
+    refuse_training_networks(name, extractor, provenance.get("training_networks", {}))
     return extractor
 
 

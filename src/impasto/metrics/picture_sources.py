@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from impasto.config import ConfigError
 from impasto.data.glyphs.sample import SAMPLE_NAME
@@ -38,6 +38,11 @@ class PictureSet(Protocol):
     @property
     def fingerprint(self) -> str: ...
     def __len__(self) -> int: ...
+    def training_networks(self) -> dict[str, str] | None:
+        """{role: hash} of the frozen networks in the training of the models that made these pictures, as
+        `impasto generate` writes it; None where no picture says."""
+        ...
+
     def read(self, index: int) -> Stored:
         """Picture 0 <= index < len. Raises BadSampleError. Safe to call from several threads."""
         ...
@@ -65,6 +70,14 @@ class PictureFolder:
     def fingerprint(self) -> str:
         return _stat_digest(self.folder, self.names)
 
+    def training_networks(self) -> dict[str, str] | None:
+        found: dict[str, str] | None = None  # {hash: role}
+        for name in self.names:
+            told = _settings_in(self.folder / name).get("training_networks")
+            if isinstance(told, dict):
+                found = {**{digest: role for role, digest in told.items()}, **(found or {})}
+        return None if found is None else {role: digest for digest, role in found.items()}
+
     def read(self, index: int) -> Stored:
         name = self.names[index]
         try:
@@ -82,6 +95,9 @@ class CaptionedPictures:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def training_networks(self) -> None:
+        return None
 
     @property
     def fingerprint(self) -> str:
@@ -118,11 +134,17 @@ def _last(name: str) -> str:
 
 def _prompt_in(data: bytes) -> str | None:
     """What the file says it shows; None for a file that says nothing or is none."""
-    try:
-        prompt = read_settings(io.BytesIO(data)).get("prompt")
-    except Exception:  # of Pillow's plugins on damaged files, which `decode` counts, and of foreign metadata
-        return None
+    prompt = _settings_in(io.BytesIO(data)).get("prompt")
     return prompt if isinstance(prompt, str) else None
+
+
+def _settings_in(file: Path | BinaryIO) -> dict[str, Any]:
+    """What `impasto generate` wrote into a file; nothing for other files."""
+    try:
+        settings = read_settings(file)
+    except Exception:  # of Pillow's plugins on damaged files, which `decode` counts, and of foreign metadata
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _pictures_below(folder: Path) -> Iterator[str]:

@@ -84,6 +84,11 @@ def fingerprint(state: Mapping[str, Tensor], conventions: Mapping[str, object]) 
     return digest.hexdigest()
 
 
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """64 hexadecimal digits over the weights alone: the same however pictures are prepared for them."""
+    return fingerprint(state, {})
+
+
 def resolve_directory(name: str) -> Path:
     """A local directory as it is, or the downloaded (or cached) files of a hub name "owner/model".
 

@@ -11,7 +11,13 @@ from transformers import CLIPModel
 
 from impasto.text.clip_tokeniser import PADDING, ClipTokeniser
 from impasto.text.features import check_texts
-from impasto.text.loading import exact_inference, fingerprint, read_pretrained, resolve_directory
+from impasto.text.loading import (
+    exact_inference,
+    fingerprint,
+    read_pretrained,
+    resolve_directory,
+    weights_hash,
+)
 from impasto.vision.features import channels, resize_square
 
 # OpenAI's preprocessing (github openai/CLIP, clip/clip.py), which every published CLIP of this format shares.
@@ -80,6 +86,11 @@ class ClipImageText:
             "tokeniser": self.tokeniser.fingerprint,
         }
         return fingerprint(self._model.state_dict(), conventions)
+
+    @functools.cached_property
+    def networks(self) -> dict[str, str]:
+        """The image tower."""
+        return {"clip": weights_hash(self._model.vision_model.state_dict())}
 
     def to(self, target: torch.device | torch.dtype | str) -> Self:
         self._model.to(target)

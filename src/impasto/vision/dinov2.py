@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from impasto.text.loading import exact_inference, fingerprint, read_pretrained
+from impasto.text.loading import exact_inference, fingerprint, read_pretrained, weights_hash
 from impasto.vision.features import channels, resize_square
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as DINOv2 was trained
@@ -33,6 +33,7 @@ class Dinov2Features:
             "resize": "bicubic",
         }
         self.fingerprint = fingerprint(model.state_dict(), conventions)
+        self.networks = {"dinov2": weights_hash(model.state_dict())}
 
     @classmethod
     def from_directory(cls, directory: Path, side: int = SIDE) -> Dinov2Features:

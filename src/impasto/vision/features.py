@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -12,18 +12,30 @@ from torch import Tensor
 from impasto.nn.precision import at_least_float32
 
 
+class SeesPictures(Protocol):
+    """A frozen network that looks at pictures, known by hash. `fingerprint` changes with the weights and with
+    every convention; `networks` {name: 64 hexadecimal digits over the weights alone} names it and every
+    network inside it that looks at pictures."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def networks(self) -> Mapping[str, str]: ...
+
+
+def hashes_by_role(role: str, network: SeesPictures) -> dict[str, str]:
+    """What a model's provenance says of a network that its training used."""
+    inside = {f"{role}, weights of {name}": digest for name, digest in network.networks.items()}
+    return {role: network.fingerprint, **inside}
+
+
 @runtime_checkable
-class ImageTextModel(Protocol):
+class ImageTextModel(SeesPictures, Protocol):
     """A frozen image tower and text tower with a common space; cosines times `scale` are logits."""
 
     @property
     def scale(self) -> float:
         """The logit scale the model was trained to, 100 at most."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hexadecimal digits that change with the weights and with every convention."""
         ...
 
     @property

@@ -24,7 +24,7 @@ from impasto.nn.modules import module_list
 from impasto.nn.precision import autocast_dtype
 from impasto.runtime.model_directory import CONFIG, ModelDirectoryError, load_weights, read_config, save_model
 from impasto.text import TextEncoder, TextFeatures, load_encoder
-from impasto.text.loading import exact_inference, fingerprint
+from impasto.text.loading import exact_inference, fingerprint, weights_hash
 from impasto.vision.efficientnet import MAP_STRIDES, ImageFeatures
 
 FAMILY = "two-tower"
@@ -227,6 +227,11 @@ class TwoTower:
         """Of the heads as they are when first asked for."""
         conventions = {"model": "two-tower 1", "config": to_dict(self.config)}
         return fingerprint(self.heads.state_dict(), {**conventions, "frozen": self.frozen})
+
+    @functools.cached_property
+    def networks(self) -> dict[str, str]:
+        """The image head as it is when first asked for, and the frozen image network below it."""
+        return {"two-tower": weights_hash(self.heads.image.state_dict()), **self.features.networks}
 
     def to(self, target: torch.device | torch.dtype | str) -> Self:
         for part in (self.heads, self.features, self.encoder):
