@@ -19,6 +19,7 @@ TOP = {
     "evaluation_table",
     "evaluation_page",
     "evaluation_blind",
+    "evaluation_pictures",
     "training_families",
     "serve",
 }  # the only places that know the families

@@ -1,4 +1,4 @@
-"""`impasto evaluate`: a model or a folder of pictures in, a folder with a report out."""
+"""`impasto evaluate MODEL`: a model in, a folder with a report on scenes out."""
 
 import json
 import warnings
@@ -12,25 +12,30 @@ from PIL import Image
 from rich.console import Console
 
 import impasto
-from impasto.config import ConfigError, from_dict, override, to_dict
+from impasto.config import from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions
-from impasto.metrics.features import SMALL_SAMPLE, picture_stats, reporting_features
+from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
+from impasto.metrics.features import (
+    SMALL_SAMPLE,
+    picture_stats,
+    refuse_training_networks,
+    reporting_features,
+)
 from impasto.metrics.frechet import frechet_distance
 from impasto.metrics.scene_captions import CaptionScore, judge_captions
 from impasto.metrics.scenes import (
+    CEILING,
     FIXED_SET,
     SEEN_SET,
     UNSEEN_SET,
     Painter,
     SceneReport,
     evaluate_scenes,
-    judge,
     renders,
 )
-from impasto.pictures import contact_sheet, read_settings, save_png
+from impasto.pictures import contact_sheet, save_png
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.lineage import images_before, lineage
-from impasto.runtime.model_directory import is_model_directory
 from impasto.vision.efficientnet import ImageFeatures
 
 MODEL, UNTRAINED = "model", "untrained"
@@ -51,10 +56,14 @@ def evaluate_model(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     settings: Sequence[str] = (),
+    scorer: Scorer | None = None,
+    distractors: int = DISTRACTORS,
 ) -> str:
     """Run the scenes protocol and write report.json, report.md and sheets; returns the table."""
     pipe = impasto.load(name).to(device, dtype)
     extractor = reporting_features(pipe.provenance)
+    if scorer is not None:
+        refuse_training_networks(scorer.name, scorer, pipe.provenance.get("training_networks", {}))
     blank = type(pipe).untrained(pipe.config, name=pipe.name).to(device, dtype)
     trained_on = pipe.provenance.get("data", {}).get("scenes")
     options = from_dict(SceneOptions, trained_on) if trained_on else SceneOptions()
@@ -71,6 +80,7 @@ def evaluate_model(
         )
     captions = _captions(pipe, report, options)
     frechet = _frechet(extractor, report)
+    alignment = _alignment(scorer, report, options, distractors) if scorer is not None else None
     _write_sheets(report, _painter(pipe), out)
     document = {
         "model": pipe.name,
@@ -92,10 +102,13 @@ def evaluate_model(
             for name, rows in captions.items()
         },
         "frechet": frechet,
+        "alignment": alignment,
         "prompts": report.prompts,
     }
     atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
     table = f"{scene_table(report)}\n{_caption_table(captions)}{_frechet_line(frechet)}"
+    if alignment is not None:
+        table += "\n" + alignment_table(alignment)
     atomic_write_text(out / "report.md", f"# {pipe.name} on scenes\n\n{table}")
     atomic_write_text(out / "model-card.md", model_card(pipe, options, table))
     return table
@@ -170,32 +183,20 @@ def scene_table(report: SceneReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def holds_pictures(path: Path) -> bool:
-    return path.is_dir() and not is_model_directory(path) and any(path.glob("*.png"))
-
-
-def evaluate_pictures(folder: Path, out: Path) -> str:
-    """Score pictures that carry their prompt, as `impasto generate` writes them. Others are left out; raises
-    ConfigError where none has one."""
-    pictures: list[Image.Image] = []
-    prompts: list[str] = []
-    for file in sorted(folder.glob("*.png")):
-        prompt = read_settings(file).get("prompt")
-        if prompt is not None:
-            with Image.open(file) as image:
-                pictures.append(image.convert("RGB"))
-            prompts.append(prompt)
-    if not pictures:
-        raise ConfigError(f"no picture in {folder} says what its prompt was; use those of `impasto generate`")
-    score = judge(pictures, prompts)
-    document: dict[str, Any] = {"pictures": str(folder), "protocol": "scenes", **asdict(score)}
-    atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
-    text = (
-        f"{score.pictures} pictures: overall {score.overall}, binding {score.binding:.3f}, "
-        f"perfect {score.perfect:.3f}, unreadable {score.unreadable}\n"
+def _alignment(
+    scorer: Scorer, report: SceneReport, options: SceneOptions, distractors: int
+) -> dict[str, Any]:
+    """The model's pictures and real renders, for each set of prompts."""
+    sets = {}
+    for group, prompts in report.prompts.items():
+        pictures = report.pictures[group]
+        repeated = prompts * (len(pictures) // len(prompts))
+        sets[f"{MODEL}, {group}"] = scorer.embed_pictures(pictures), repeated
+        real = renders(report.resolution)(prompts, report.seed)
+        sets[f"{CEILING}, {group}"] = scorer.embed_pictures(real), prompts
+    return alignment_results(
+        scorer, sets, distractors=distractors, seed=report.seed, options=options, resolution=report.resolution
     )
-    atomic_write_text(out / "report.md", f"# {folder.name} on scenes\n\n{text}")
-    return text
 
 
 def _captions(pipe: Any, report: SceneReport, options: SceneOptions) -> dict[str, dict[str, CaptionScore]]:

@@ -41,6 +41,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         help="which scenes, e.g. max_objects=1 (default: as the model was trained); may be repeated",
     )
     _add_sets(verb.add_argument_group("pictures against pictures"))
+    _add_alignment(verb.add_argument_group("pictures against prompts"))
     _add_people(verb.add_argument_group("side by side"))
 
 
@@ -65,6 +66,14 @@ def _add_sets(group: Any) -> None:
     )
     group.add_argument("--cache", metavar="DIR", help="folder of features (default: in the user's cache)")
     group.add_argument("--no-cache", action="store_true", help="compute every feature, and keep none")
+
+
+def _add_alignment(group: Any) -> None:
+    group.add_argument("--scorer", metavar="SPEC", help="image-text model: clip:DIR or two-tower:DIR")
+    group.add_argument("--prompt-prefix", metavar="TEXT", help="put before every prompt (default: nothing)")
+    group.add_argument(
+        "--distractors", type=int, metavar="N", help="other captions of the R-precision (default 99)"
+    )
 
 
 def _add_people(group: Any) -> None:
@@ -122,11 +131,13 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from impasto.evaluation import evaluate_model, evaluate_pictures, holds_pictures
+    from impasto.evaluation import evaluate_model
+    from impasto.evaluation_pictures import evaluate_pictures, holds_pictures
 
     out, target = Path(arguments.out), Path(arguments.target)
+    scorer, distractors = _scorer(arguments)
     if holds_pictures(target):
-        print(evaluate_pictures(target, out))
+        print(evaluate_pictures(target, out, scorer=scorer, distractors=distractors, seed=arguments.seed))
     else:
         print(
             evaluate_model(
@@ -137,6 +148,8 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
                 device=usable_device(arguments.device),
                 dtype=getattr(torch, arguments.dtype),
                 settings=arguments.settings,
+                scorer=scorer,
+                distractors=distractors,
             )
         )
     print(f"wrote {out / 'report.md'}, report.json and sheets")
@@ -152,6 +165,7 @@ def _evaluate_sets(arguments: argparse.Namespace) -> int:
     from impasto.metrics.features import EXTRACTOR
 
     cache = Path(arguments.cache) if arguments.cache else default_cache()
+    scorer, distractors = _scorer(arguments)
     options = SetOptions(
         reference=arguments.reference,
         training=arguments.training,
@@ -160,13 +174,30 @@ def _evaluate_sets(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         cache=None if arguments.no_cache else cache,
         training_networks=_training_networks(arguments.made_by),
+        distractors=distractors,
     )
     out = Path(arguments.out)
     extractor = load_extractor(arguments.extractor or EXTRACTOR, usable_device(arguments.device))
     with _progress() as progress:
-        print(evaluate_sets(arguments.target, extractor, out, options, progress))
+        print(evaluate_sets(arguments.target, extractor, out, options, progress, scorer))
     print(f"wrote {out / 'report.html'}, report.md, report.json and sheets")
     return 0
+
+
+def _scorer(arguments: argparse.Namespace) -> tuple[Any, int]:
+    """The scorer asked for, None for none, and the number of distractors."""
+    from impasto.metrics.alignment import DISTRACTORS, load_scorer
+
+    if arguments.scorer is None:
+        for name in ("prompt_prefix", "distractors"):
+            if getattr(arguments, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} means something only with --scorer SPEC")
+        return None, DISTRACTORS
+    count = DISTRACTORS if arguments.distractors is None else arguments.distractors
+    if count < 1:
+        raise ConfigError(f"--distractors {count} should be at least 1")
+    device = usable_device(arguments.device)
+    return load_scorer(arguments.scorer, arguments.prompt_prefix or "", device), count
 
 
 def _training_networks(model: str | None) -> dict[str, str] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from impasto.metrics.alignment import alignment_remarks
 from impasto.metrics.copies import CLOSE
 from impasto.metrics.features import SMALL_SAMPLE
 from impasto.metrics.intervals import Estimate
@@ -41,6 +42,20 @@ def result_rows(document: dict[str, Any]) -> list[tuple[str, str, str]]:
         rows.append(("closer", f"{copied['closer']:.3f}", held_out))
         share = f"nearer than all but {CLOSE:.0%} of held-out ones; {CLOSE:g} by chance"
         rows.append(("close", _interval(copied["close"]), share))
+    return rows + _alignment_rows(document)
+
+
+def _alignment_rows(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+    if "alignment" not in document:
+        return []
+    scorer, rows = document["alignment"]["scorer"]["name"], []
+    for name, found in document["alignment"]["rows"].items():
+        rows.append(
+            (f"cosine by {scorer}: {name}", _interval(found["cosine"]), f"{found['pictures']:,} pictures")
+        )
+        if found["r_precision"] is not None:
+            among = f"own prompt nearest among {found['distractors'] + 1:,}"
+            rows.append((f"R-precision by {scorer}: {name}", _interval(found["r_precision"]), among))
     return rows
 
 
@@ -71,6 +86,8 @@ def remarks(document: dict[str, Any]) -> list[str]:
             "The pictures do not say which networks their model was trained with: nothing kept this report "
             "from measuring with one of them (--made-by MODEL would)"
         )
+    if "alignment" in document:
+        told += alignment_remarks(document["alignment"])
     if "without_diversity" in document["results"]:
         told.append(f"Diversity is not measured: {document['results']['without_diversity']}")
     return told

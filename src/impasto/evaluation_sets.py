@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 import impasto
+from impasto.config import ConfigError
 from impasto.evaluation_page import Sheet, html_report, markdown_report, result_table
+from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results
 from impasto.metrics.comparison import Comparison, check_counts, check_sets, compare
 from impasto.metrics.copies import CLOSE
 from impasto.metrics.extractors import Extractor
@@ -47,6 +49,7 @@ class SetOptions:
     seed: int = 0
     cache: Path | None = None
     training_networks: Mapping[str, str] | None = None
+    distractors: int = DISTRACTORS
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,10 @@ def evaluate_sets(
     out: Path,
     options: SetOptions,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    scorer: Scorer | None = None,
 ) -> str:
-    """Measure and write report.json, report.md, report.html and contact sheets; returns the table.
+    """Measure and write report.json, report.md, report.html and contact sheets; returns the table. A scorer
+    also measures how well pictures go with their prompts.
 
     Raises ConfigError or DataError, in one line, before anything is written.
     """
@@ -80,6 +85,8 @@ def evaluate_sets(
     check_counts({name: len(found) for name, found in opened.items()}, allow_small=options.allow_small)
     networks = _networks(opened["pictures"], options)
     refuse_training_networks(extractor.name, extractor, networks or {})
+    if scorer is not None:
+        refuse_training_networks(scorer.name, scorer, networks or {})
     members: dict[str, _Member] = {}
     for name, pictured in opened.items():
 
@@ -93,6 +100,8 @@ def evaluate_sets(
     check_sets(sets, side=options.side, allow_small=options.allow_small)
     comparison = compare(sets["pictures"], sets["reference"], sets.get("training"))
     document = {**_document(members, extractor, options, comparison), "training_networks": networks}
+    if scorer is not None:
+        document["alignment"] = _alignment(members, scorer, options, progress)
     table = result_table(document)
     sheets = _sheets(members, options, comparison)
     for name, (_, sheet) in sheets.items():
@@ -161,6 +170,30 @@ def _document(
         "sets": {name: _told(member) for name, member in members.items()},
         "results": results,
     }
+
+
+def _alignment(
+    members: dict[str, _Member],
+    scorer: Scorer,
+    options: SetOptions,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """Of the pictures that carry a prompt, and of the reference where it does: what real pictures reach."""
+    sets = {}
+    for name in ("pictures", "reference"):
+
+        def told(done: int, total: int, name: str = name) -> None:
+            progress(f"{name}, alignment", done, total)
+
+        found, _ = cached_features(members[name].pictures, scorer, options.side, options.cache, told)
+        rows = [row for row, prompt in enumerate(found.prompts) if prompt is not None]
+        if rows:
+            sets[name] = found.features[rows], [str(found.prompts[row]) for row in rows]
+    if "pictures" not in sets:
+        raise ConfigError(
+            "--scorer needs pictures that carry their prompts, as `impasto generate` writes them"
+        )
+    return alignment_results(scorer, sets, distractors=options.distractors, seed=options.seed)
 
 
 def _told(member: _Member) -> dict[str, Any]:

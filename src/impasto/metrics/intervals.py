@@ -39,6 +39,14 @@ def bootstrap(values: Sequence[float], *, seed: int = 0, confidence: float = 0.9
     return Estimate(float(sample.mean()), float(low), float(high))
 
 
+def prompt_means(values: Sequence[float], prompts: Sequence[str]) -> list[float]:
+    """One value for each prompt: the mean over its pictures, in the order in which prompts first appear."""
+    groups: dict[str, list[float]] = {}
+    for value, prompt in zip(values, prompts, strict=True):
+        groups.setdefault(prompt, []).append(value)
+    return [sum(group) / len(group) for group in groups.values()]
+
+
 def wilson(successes: int, trials: int) -> Estimate:
     """A share with Wilson's 95 % interval (1927), which stays within 0 and 1 and is wide for few trials.
     Raises ValueError without trials."""

@@ -14,7 +14,7 @@ from PIL import Image
 from impasto.data.scene_prompts import HELD_OUT_PROMPTS
 from impasto.data.scene_source import SceneOptions, SceneSource
 from impasto.data.scenes import render, scene_for, score_images
-from impasto.metrics.intervals import Estimate, bootstrap
+from impasto.metrics.intervals import Estimate, bootstrap, prompt_means
 
 # One picture for each prompt. A painter called twice with the same prompts and seed paints the same.
 Painter = Callable[[Sequence[str], int], list[Image.Image]]
@@ -101,11 +101,8 @@ def evaluate_scenes(
 def judge(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Score:
     """The oracle's verdict. The interval is over prompts: pictures of the same prompt are averaged first."""
     summary = score_images(pictures, prompts)
-    by_prompt: dict[str, list[float]] = {}
-    for prompt, score in zip(prompts, summary.scores, strict=True):
-        by_prompt.setdefault(prompt, []).append(score.overall)
     return Score(
-        overall=bootstrap([sum(values) / len(values) for values in by_prompt.values()]),
+        overall=bootstrap(prompt_means([score.overall for score in summary.scores], prompts)),
         pictures=summary.total,
         unreadable=summary.unreadable,
         perfect=summary.perfect,
