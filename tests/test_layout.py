@@ -20,6 +20,8 @@ TOP = {
     "evaluation_page",
     "evaluation_blind",
     "evaluation_pictures",
+    "evaluation_drawing",
+    "evaluation_protocols",
     "training_families",
     "serve",
 }  # the only places that know the families

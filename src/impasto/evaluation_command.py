@@ -24,8 +24,14 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "target", nargs="?", metavar="MODEL_OR_IMAGE_DIR", help="model, or a folder of pictures"
     )
-    verb.add_argument("--protocol", choices=("scenes",), default="scenes", help="what to measure (scenes)")
-    verb.add_argument("--count", type=int, default=500, help="sampled prompts of each kind (default 500)")
+    verb.add_argument(
+        "--protocol",
+        choices=("scenes", "train-10k", "coco-30k", "openglyphs"),
+        help="what to measure (scenes, unless there is a --reference)",
+    )
+    verb.add_argument(
+        "--count", type=int, help="pictures, of a protocol; of scenes, sampled prompts of each kind (500)"
+    )
     verb.add_argument(
         "--seed", type=int, default=0, help="noise stream of the first picture; what is shown (default 0)"
     )
@@ -40,9 +46,26 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         metavar="PATH=VALUE",
         help="which scenes, e.g. max_objects=1 (default: as the model was trained); may be repeated",
     )
+    _add_protocols(verb.add_argument_group("protocols with a reference"))
     _add_sets(verb.add_argument_group("pictures against pictures"))
     _add_alignment(verb.add_argument_group("pictures against prompts"))
     _add_people(verb.add_argument_group("side by side"))
+
+
+def _add_protocols(group: Any) -> None:
+    group.add_argument(
+        "--command",
+        metavar="LINE",
+        help="a command that writes the pictures, in place of MODEL: {prompts} becomes a file with a line of "
+        "JSON (file, prompt, seed) for each, {out} the folder",
+    )
+    group.add_argument("--captions", metavar="FILE", help="coco-30k: the captions (.txt, .csv, .tsv, .jsonl)")
+    group.add_argument(
+        "--own-references",
+        action="store_true",
+        help="coco-30k: only the real pictures that the captions belong to (default: all of --reference)",
+    )
+    group.add_argument("--batch-size", type=int, metavar="N", help="pictures drawn at once (default 32)")
 
 
 def _add_sets(group: Any) -> None:
@@ -94,13 +117,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "--compare": arguments.compare,
         "--blind": arguments.blind,
         "--blind-answers": arguments.blind_answers,
+        "--command": arguments.command,
     }
     given = [name for name, value in asked.items() if value is not None]
     if len(given) != 1:
         raise ConfigError(
             f"give one of {', '.join(asked)}" + (f", not {' and '.join(given)}" if given else "")
         )
-    if arguments.reference is not None and arguments.target is None:
+    with_protocol = arguments.protocol not in (None, "scenes")
+    if arguments.reference is not None and arguments.target is None and arguments.command is None:
         raise ConfigError(f"--reference goes with a folder of pictures, not with {given[0]}")
     if arguments.compare is not None:
         from impasto.evaluation_table import compare_reports
@@ -118,9 +143,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         from impasto.evaluation_blind import score_blind
 
         print(score_blind(Path(arguments.blind_answers), out), end="")
+    elif with_protocol:
+        return _evaluate_protocol(arguments)
+    elif arguments.command is not None:
+        raise ConfigError("--command needs --protocol train-10k, coco-30k or openglyphs")
     elif arguments.reference is not None:
+        _refuse_without_protocol(arguments)
         return _evaluate_sets(arguments)
     else:
+        _refuse_without_protocol(arguments)
         _refuse_without_reference(arguments)
         return _evaluate_scenes(arguments)
     return 0
@@ -133,7 +164,10 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
 
     from impasto.evaluation import evaluate_model
     from impasto.evaluation_pictures import evaluate_pictures, holds_pictures
+    from impasto.runtime.dist import Ranks
 
+    if Ranks.from_environment("cpu").world_size > 1:
+        raise ConfigError("the scenes protocol runs in one process: start it without torchrun")
     out, target = Path(arguments.out), Path(arguments.target)
     scorer, distractors = _scorer(arguments)
     if holds_pictures(target):
@@ -143,7 +177,7 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
             evaluate_model(
                 arguments.target,
                 out,
-                count=arguments.count,
+                count=500 if arguments.count is None else arguments.count,
                 seed=arguments.seed,
                 device=usable_device(arguments.device),
                 dtype=getattr(torch, arguments.dtype),
@@ -159,13 +193,62 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
 def _evaluate_sets(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from impasto.evaluation_sets import SetOptions, evaluate_sets
+    from impasto.evaluation_sets import evaluate_sets
+
+    out = Path(arguments.out)
+    ranks, extractor, options, scorer = _measuring(arguments)
+    with _progress() as progress:
+        table = evaluate_sets(arguments.target, extractor, out, options, progress, scorer, ranks)
+    _print_from(ranks, f"{table}\nwrote {out / 'report.html'}, report.md, report.json and sheets")
+    return 0
+
+
+def _evaluate_protocol(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import torch
+
+    from impasto.evaluation_protocols import ProtocolOptions, evaluate_protocol
+
+    if arguments.reference is None:
+        raise ConfigError(f"--protocol {arguments.protocol} needs --reference DIR, the real pictures")
+    for name in ("count", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} should be at least 1")
+    out = Path(arguments.out)
+    ranks, extractor, sets, scorer = _measuring(arguments)
+    options = ProtocolOptions(
+        name=arguments.protocol,
+        target=arguments.target,
+        sets=sets,
+        command=arguments.command,
+        captions=Path(arguments.captions) if arguments.captions else None,
+        own_references=arguments.own_references,
+        count=arguments.count,
+        batch=arguments.batch_size or 32,
+        dtype=getattr(torch, arguments.dtype),
+    )
+    with _progress() as progress:
+        table = evaluate_protocol(options, extractor, out, progress, scorer, ranks)
+    _print_from(ranks, f"{table}\nwrote {out}: reports, sheets, and the pictures that were drawn")
+    return 0
+
+
+def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
+    """This process among its ranks, the extractor, the options of sets, the scorer or None."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from impasto.evaluation_sets import SetOptions
     from impasto.metrics.extractors import load_extractor
     from impasto.metrics.feature_cache import default_cache
     from impasto.metrics.features import EXTRACTOR
+    from impasto.runtime.dist import Ranks
 
+    ranks = Ranks.from_environment(usable_device(arguments.device))
+    arguments.device = str(ranks.device)  # of several GPUs each rank has its own
     cache = Path(arguments.cache) if arguments.cache else default_cache()
-    scorer, distractors = _scorer(arguments)
     options = SetOptions(
         reference=arguments.reference,
         training=arguments.training,
@@ -174,14 +257,17 @@ def _evaluate_sets(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         cache=None if arguments.no_cache else cache,
         training_networks=_training_networks(arguments.made_by),
-        distractors=distractors,
     )
-    out = Path(arguments.out)
-    extractor = load_extractor(arguments.extractor or EXTRACTOR, usable_device(arguments.device))
-    with _progress() as progress:
-        print(evaluate_sets(arguments.target, extractor, out, options, progress, scorer))
-    print(f"wrote {out / 'report.html'}, report.md, report.json and sheets")
-    return 0
+    scorer, distractors = _scorer(arguments)
+    extractor = load_extractor(arguments.extractor or EXTRACTOR, arguments.device)
+    return ranks, extractor, replace(options, distractors=distractors), scorer
+
+
+def _print_from(ranks: Any, text: str) -> None:
+    if ranks.is_main:
+        print(text)
+    ranks.barrier()
+    ranks.close()
 
 
 def _scorer(arguments: argparse.Namespace) -> tuple[Any, int]:
@@ -204,6 +290,13 @@ def _training_networks(model: str | None) -> dict[str, str] | None:
     from impasto.loading import describe
 
     return None if model is None else describe(model, []).provenance.get("training_networks", {})
+
+
+def _refuse_without_protocol(arguments: argparse.Namespace) -> None:
+    for name in ("captions", "own_references", "batch_size"):
+        if getattr(arguments, name):
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} means something only with another --protocol than scenes")
 
 
 def _refuse_without_reference(arguments: argparse.Namespace) -> None:

@@ -79,6 +79,10 @@ def remarks(document: dict[str, Any]) -> list[str]:
         if details["enlarged"]:
             sentence += f"; {details['enlarged']:,} were smaller than asked for and enlarged"
         told.append(sentence)
+    if "preset" in document:
+        preset = document["preset"]
+        captions = f"{preset['pictures']:,} captions, sha256 {preset['captions_sha256'][:12]}"
+        told.append(f"Protocol {preset['name']}, {captions}")
     if min(document["sets"][name]["count"] for name in ("pictures", "reference")) < SMALL_SAMPLE:
         told.append(f"Below {SMALL_SAMPLE:,} pictures the Frechet distance is mostly bias: for trends only")
     if document["training_networks"] is None:

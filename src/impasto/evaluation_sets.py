@@ -26,10 +26,11 @@ from impasto.metrics.feature_cache import cached_features
 from impasto.metrics.features import refuse_training_networks
 from impasto.metrics.intervals import RESAMPLES
 from impasto.metrics.manifold import NEIGHBOURS
-from impasto.metrics.picture_sets import SetFeatures, preparation, prepare
+from impasto.metrics.picture_sets import ALONE, SetFeatures, preparation, prepare
 from impasto.metrics.picture_sources import PictureSet, open_pictures
 from impasto.metrics.sets import nearest
 from impasto.pictures import contact_sheet, save_png
+from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 
 PROTOCOL, FORMAT = "sets", 1
@@ -40,9 +41,10 @@ SHOWN, NEIGHBOURS_SHOWN, CELL = 12, 4, 96
 class SetOptions:
     """`side`: pictures are cropped and resized to it; None: they are taken as they are. `cache`: folder of
     features; None: none. `seed`: of the pictures shown. `training_networks` {role: hash}: of the model that
-    made the pictures, beside what they say themselves; None where it is not known."""
+    made the pictures, beside what they say themselves; None where it is not known. `preset`: what decided the
+    pictures, for the report."""
 
-    reference: str
+    reference: str | PictureSet
     training: str | None = None
     side: int | None = None
     allow_small: bool = False
@@ -50,6 +52,7 @@ class SetOptions:
     cache: Path | None = None
     training_networks: Mapping[str, str] | None = None
     distractors: int = DISTRACTORS
+    preset: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,19 @@ def evaluate_sets(
     options: SetOptions,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     scorer: Scorer | None = None,
+    ranks: Ranks = ALONE,
 ) -> str:
     """Measure and write report.json, report.md, report.html and contact sheets; returns the table. A scorer
     also measures how well pictures go with their prompts.
 
     Raises ConfigError or DataError, in one line, before anything is written.
     """
-    sources = {"pictures": pictures, "reference": options.reference}
+    sources: dict[str, str | PictureSet] = {"pictures": pictures, "reference": options.reference}
     if options.training is not None:
         sources["training"] = options.training
-    opened = {name: open_pictures(source) for name, source in sources.items()}
+    opened = {
+        name: open_pictures(source) if isinstance(source, str) else source for name, source in sources.items()
+    }
     check_counts({name: len(found) for name, found in opened.items()}, allow_small=options.allow_small)
     networks = _networks(opened["pictures"], options)
     refuse_training_networks(extractor.name, extractor, networks or {})
@@ -94,19 +100,24 @@ def evaluate_sets(
             progress(name, done, total)
 
         members[name] = _Member(
-            pictured, *cached_features(pictured, extractor, options.side, options.cache, told)
+            pictured, *cached_features(pictured, extractor, options.side, options.cache, told, ranks)
         )
     sets = {name: member.found for name, member in members.items()}
     check_sets(sets, side=options.side, allow_small=options.allow_small)
+    aligned = _alignment(members, scorer, options, progress, ranks) if scorer is not None else None
+    if not ranks.is_main:
+        return ""
     comparison = compare(sets["pictures"], sets["reference"], sets.get("training"))
     document = {**_document(members, extractor, options, comparison), "training_networks": networks}
-    if scorer is not None:
-        document["alignment"] = _alignment(members, scorer, options, progress)
+    if aligned is not None:
+        document["alignment"] = aligned
+    if options.preset is not None:
+        document["preset"] = dict(options.preset)
     table = result_table(document)
     sheets = _sheets(members, options, comparison)
     for name, (_, sheet) in sheets.items():
         save_png(sheet, out / f"{name}.png")
-    title = f"{pictures} against {options.reference}"
+    title = f"{pictures} against {opened['reference'].source}"
     atomic_write_text(out / "report.html", html_report(title, document, sheets))
     atomic_write_text(out / "report.md", markdown_report(title, document, table, sheets))
     atomic_write_text(out / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -177,7 +188,8 @@ def _alignment(
     scorer: Scorer,
     options: SetOptions,
     progress: Callable[[str, int, int], None],
-) -> dict[str, Any]:
+    ranks: Ranks,
+) -> dict[str, Any] | None:
     """Of the pictures that carry a prompt, and of the reference where it does: what real pictures reach."""
     sets = {}
     for name in ("pictures", "reference"):
@@ -185,7 +197,7 @@ def _alignment(
         def told(done: int, total: int, name: str = name) -> None:
             progress(f"{name}, alignment", done, total)
 
-        found, _ = cached_features(members[name].pictures, scorer, options.side, options.cache, told)
+        found, _ = cached_features(members[name].pictures, scorer, options.side, options.cache, told, ranks)
         rows = [row for row, prompt in enumerate(found.prompts) if prompt is not None]
         if rows:
             sets[name] = found.features[rows], [str(found.prompts[row]) for row in rows]
@@ -193,6 +205,8 @@ def _alignment(
         raise ConfigError(
             "--scorer needs pictures that carry their prompts, as `impasto generate` writes them"
         )
+    if not ranks.is_main:
+        return None
     return alignment_results(scorer, sets, distractors=options.distractors, seed=options.seed)
 
 

@@ -19,6 +19,8 @@ MUST_AGREE = {
     "format": "the format of the report",
     "extractor": "the extractor",
     "preparation": "the preparation of the pictures",
+    "preset.name": "the protocol",
+    "preset.captions_sha256": "the list of captions",
     "neighbours": "the number of neighbours",
     "sets.pictures.count": "the number of pictures",
     "sets.pictures.size": "the size of the pictures",

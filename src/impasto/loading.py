@@ -1,5 +1,6 @@
 """From a name to a pipeline: a directory, a shipped model, a preset, or a hub id."""
 
+import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from impasto.config import ConfigError, first_line, nearest, override
 from impasto.families import Family, all_presets, family_named, family_of_preset
-from impasto.runtime.model_directory import is_model_directory, read_config
+from impasto.runtime.model_directory import CONFIG, is_model_directory, read_config
 
 
 def shipped_models() -> dict[str, Path]:
@@ -49,6 +50,20 @@ def describe(name: str, settings: list[str]) -> Described:
     _, document = read_config(found)
     config, trained, provenance = family.read_document(document)
     return Described(found.resolve().name, family, config, "trained" if trained else "untrained", provenance)
+
+
+def identity(name: str) -> dict[str, str]:
+    """Which model a name means: its name and the sha256 of its configuration and weights; of a preset, which
+    is untrained, the name alone."""
+    _, found = _find(name, [])
+    if not isinstance(found, Path):
+        return {"preset": name}
+    digest = hashlib.sha256()
+    for file in sorted([*found.rglob("*.safetensors"), *found.rglob(CONFIG)]):
+        digest.update(str(file.relative_to(found)).encode() + b"\0")
+        with open(file, "rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return {"name": found.resolve().name, "sha256": digest.hexdigest()}
 
 
 def _find(name: str, settings: list[str]) -> tuple[Family, Any]:

@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from impasto.metrics.extractors import Extractor
-from impasto.metrics.picture_sets import Progress, SetFeatures, measure_features, preparation
+from impasto.metrics.picture_sets import ALONE, Progress, SetFeatures, measure_features, preparation
 from impasto.metrics.picture_sources import PictureSet
+from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_path
 
 FORMAT = 1
@@ -47,17 +48,20 @@ def cached_features(
     side: int | None,
     folder: Path | None,
     progress: Progress = lambda done, total: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[SetFeatures, bool]:
-    """Features, and whether they were read from `folder`; None for no cache."""
+    """Features, and whether they were read from `folder`; None for no cache. The main rank writes it."""
     if folder is None:
-        return measure_features(pictures, extractor, side, progress=progress), False
+        return measure_features(pictures, extractor, side, progress=progress, ranks=ranks), False
     key = cache_key(pictures, extractor, side)
     path = folder / f"{_digest(key)[:32]}.safetensors"
     found = read_cache(path, key)
-    if found is not None:
+    missing = ranks.any(found is None)
+    if found is not None and not missing:
         return found, True
-    measured = measure_features(pictures, extractor, side, progress=progress)
-    write_cache(path, key, measured)
+    measured = measure_features(pictures, extractor, side, progress=progress, ranks=ranks)
+    if ranks.is_main:
+        write_cache(path, key, measured)
     return measured, False
 
 

@@ -24,8 +24,10 @@ from impasto.data.records import BadSampleError, DataError, Faults
 from impasto.data.transforms import decode, fit
 from impasto.metrics.extractors import Extractor
 from impasto.metrics.picture_sources import PictureSet
+from impasto.runtime.dist import Ranks
 
 BATCH, WORKERS = 64, 2
+ALONE = Ranks()
 DECODING = DatasetOptions()  # its limits, a crop of the centre, Lanczos
 
 Progress = Callable[[int, int], None]
@@ -73,38 +75,66 @@ def measure_features(
     batch: int = BATCH,
     workers: int = WORKERS,
     progress: Progress = lambda done, total: None,
+    ranks: Ranks = ALONE,
 ) -> SetFeatures:
-    """Features of every picture that can be read; no more than two batches of pictures are held at once.
+    """Features of every picture that can be read; no more than two batches of pictures are held at once. Of
+    several ranks each takes every so manieth batch, and all get the whole.
 
     Raises ConfigError where sizes are mixed or not square and no side is given, DataError where no picture
     can be read.
     """
     if side is not None and side < 1:
         raise ConfigError(f"--resize {side} should be a number of pixels")
-    skipped, rows = Faults(), _Rows(len(pictures), batch)
+    batches = list(range(0, len(pictures), batch))[ranks.rank :: ranks.world_size]
+    numbers = [range(start, min(start + batch, len(pictures))) for start in batches]
+    total = sum(map(len, numbers))
+    bad, rows, done = [], _Rows(total, batch), 0
     kept: list[_Loaded] = []
-    digest, done = hashlib.sha256(), 0
-    for reason, name in pictures.faults:
-        skipped.add(reason, name)
-    for loaded in _batches(pictures, side, batch, workers):
-        for item in loaded:
-            if isinstance(item, BadSampleError):
-                skipped.add(item.reason, item.name)
+    for loaded in _batches(pictures, side, numbers, workers):
+        bad += [(item.reason, item.name) for item in loaded if isinstance(item, BadSampleError)]
         good = [item for item in loaded if isinstance(item, _Loaded)]
-        for item in good:
-            digest.update(item.name.encode("utf-8", "surrogateescape") + b"\0" + item.digest)
-            if side is None:
-                _check_size(item, kept[0] if kept else good[0])
+        for item in good if side is None else ():
+            _check_size(item, kept[0] if kept else good[0])
         if good:
             rows.add(extractor, [item.pixels for item in good])
             kept += [item._replace(pixels=_NOTHING) for item in good]
         done += len(loaded)
-        progress(done, len(pictures))
+        progress(done, total)
+    parts = ranks.gather_objects((kept, bad, rows.filled())) if ranks.world_size > 1 else None
+    if parts is None:
+        return _joined(pictures, side, kept, bad, rows.filled())
+    everything = [item for part, _, _ in parts for item in part]
+    order = sorted(range(len(everything)), key=lambda place: everything[place].number)
+    features = [found for _, _, found in parts if len(found)]
+    return _joined(
+        pictures,
+        side,
+        [everything[place] for place in order],
+        [fault for _, faults, _ in parts for fault in faults],
+        torch.cat(features)[order] if features else torch.empty(0, 0),
+    )
+
+
+def _joined(
+    pictures: PictureSet,
+    side: int | None,
+    kept: list[_Loaded],
+    bad: list[tuple[str, str]],
+    features: Tensor,
+) -> SetFeatures:
+    """What all ranks found, in the order of the set."""
+    skipped, digest = Faults(), hashlib.sha256()
+    for reason, name in [*pictures.faults, *sorted(bad, key=lambda fault: fault[1])]:
+        skipped.add(reason, name)
+    for item in kept:
+        digest.update(item.name.encode("utf-8", "surrogateescape") + b"\0" + item.digest)
+        if side is None:
+            _check_size(item, kept[0])
     if not kept:
         raise DataError(f"{pictures.source} holds no picture that can be read: {skipped.summary()}")
     sizes = {item.size for item in kept}
     return SetFeatures(
-        features=rows.filled(),
+        features=features,
         indices=tuple(item.number for item in kept),
         names=tuple(item.name for item in kept),
         prompts=tuple(item.prompt for item in kept),
@@ -146,7 +176,8 @@ class _Rows:
         self._count += len(found)
 
     def filled(self) -> Tensor:
-        assert self._features is not None
+        if self._features is None:
+            return torch.empty(0, 0)
         return self._features if self._count == self._most else self._features[: self._count].clone()
 
 
@@ -164,13 +195,12 @@ def _load(pictures: PictureSet, index: int, side: int | None) -> _Loaded | BadSa
 
 
 def _batches(
-    pictures: PictureSet, side: int | None, batch: int, workers: int
+    pictures: PictureSet, side: int | None, numbers: list[range], workers: int
 ) -> Iterator[list[_Loaded | BadSampleError]]:
     """Batches in order, the next one read while one is used."""
     with ThreadPoolExecutor(max(1, workers), "pictures") as pool:
         pending: list = []
-        for start in range(0, len(pictures), batch):
-            indices = range(start, min(start + batch, len(pictures)))
+        for indices in numbers:
             ahead = [pool.submit(_load, pictures, index, side) for index in indices]
             if pending:
                 yield [task.result() for task in pending]

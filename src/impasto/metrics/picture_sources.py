@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -49,7 +49,8 @@ class PictureSet(Protocol):
 
 
 class PictureFolder:
-    """Every picture below a folder, in the order of the paths; prompts are those in the files' metadata."""
+    """Every picture below a folder, in the order of the paths; prompts are those in the files' metadata, else
+    the first line of a text file of the same name (`cat.png`, `cat.txt`)."""
 
     def __init__(self, folder: Path) -> None:
         self.source, self.folder, self.faults = str(folder), folder, Faults()
@@ -84,7 +85,14 @@ class PictureFolder:
             data = (self.folder / name).read_bytes()
         except OSError:
             raise BadSampleError("no picture", name) from None
-        return Stored(name, data, _prompt_in(data))
+        return Stored(name, data, _prompt_in(data) or self._prompt_beside(name))
+
+    def _prompt_beside(self, name: str) -> str | None:
+        try:
+            text = (self.folder / name).with_suffix(".txt").read_text(encoding="utf-8-sig")
+        except (OSError, ValueError):
+            return None
+        return next((line.strip() for line in text.splitlines() if line.strip()), None)
 
 
 class CaptionedPictures:
@@ -112,6 +120,27 @@ class CaptionedPictures:
     def read(self, index: int) -> Stored:
         record = self.records.read(index)
         return Stored(record.name, record.picture, record.captions[0].text)
+
+
+class ChosenPictures:
+    """Some pictures of a set, in the order given. `source` says which."""
+
+    def __init__(self, pictures: PictureSet, indices: Sequence[int], source: str) -> None:
+        self._pictures, self._indices, self.source = pictures, list(indices), source
+        self.faults = Faults()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self._pictures.fingerprint} {self._indices}".encode()).hexdigest()
+
+    def training_networks(self) -> dict[str, str] | None:
+        return self._pictures.training_networks()
+
+    def read(self, index: int) -> Stored:
+        return self._pictures.read(self._indices[index])
 
 
 def open_pictures(source: str) -> PictureSet:

@@ -1,0 +1,147 @@
+"""Pictures for prompts, drawn once: by a model, or by a command. A folder that was begun is gone on with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import impasto
+from impasto.config import ConfigError
+from impasto.data.records import BadSampleError
+from impasto.loading import identity
+from impasto.metrics.picture_sources import PictureSet
+from impasto.metrics.protocols import prompts_hash
+from impasto.pictures import save_png
+from impasto.runtime.dist import Ranks
+from impasto.runtime.files import atomic_write_text
+
+RECORD, FORMAT = "drawing.json", 1  # beside the folder of pictures
+Progress = Callable[[str, int, int], None]
+
+
+def draw_with_model(
+    name: str,
+    prompts: tuple[str, ...],
+    folder: Path,
+    *,
+    ranks: Ranks,
+    seed: int = 0,
+    batch: int = 32,
+    dtype: Any = None,
+    progress: Progress = lambda name, done, total: None,
+) -> dict[str, Any]:
+    """Write 000000.png ... for the prompts, picture n with noise stream seed + n, and return what made them.
+    Batches are the same however often the work was cut short, and on however many ranks. Raises ConfigError
+    where the folder holds another drawing."""
+    made = {"model": identity(name), "seed": seed, "batch": batch, "dtype": str(dtype).removeprefix("torch.")}
+    _claim(folder, prompts, made, ranks)
+    starts = list(range(0, len(prompts), batch))[ranks.rank :: ranks.world_size]
+    missing = [start for start in starts if not _whole(folder, start, batch, len(prompts))]
+    if missing:
+        pipe = impasto.load(name).to(ranks.device, dtype)
+        for done, start in enumerate(missing):
+            progress("drawing", done, len(missing))
+            part = prompts[start : start + batch]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*is untrained")
+                seeds = [seed + start + place for place in range(len(part))]
+                generation = pipe.generate(list(part), seed=seeds, batch_size=batch)
+            for place, picture in enumerate(generation.pictures()):
+                save_png(picture, folder / file_name(start + place), pipe.settings(generation, place, {}))
+    ranks.barrier()
+    return made
+
+
+def draw_with_command(
+    command: str, prompts: tuple[str, ...], folder: Path, *, ranks: Ranks, seed: int = 0
+) -> dict[str, Any]:
+    """Run a command that writes the missing pictures, each rank for its share. {prompts} in it becomes a file
+    with a line of JSON for each picture, its `file`, `prompt` and `seed`; {out} the folder to write to.
+    ConfigError where it fails or leaves pictures out; what it wrote stays."""
+    words = shlex.split(command)
+    for field in ("{prompts}", "{out}"):
+        if not any(field in word for word in words):
+            raise ConfigError(f"--command should say where {field} goes, as in: draw.py {{prompts}} {{out}}")
+    made = {"command": command, "seed": seed}
+    _claim(folder, prompts, made, ranks)
+    mine = range(ranks.rank, len(prompts), ranks.world_size)
+    missing = [number for number in mine if not (folder / file_name(number)).is_file()]
+    if missing:
+        lines = []
+        for number in missing:
+            told = {"file": file_name(number), "prompt": prompts[number], "seed": seed + number}
+            lines.append(json.dumps(told, ensure_ascii=False))
+            atomic_write_text((folder / file_name(number)).with_suffix(".txt"), prompts[number] + "\n")
+        asked = folder.parent / f"prompts-{ranks.rank}.jsonl"
+        atomic_write_text(asked, "\n".join(lines) + "\n")
+        places = {"{prompts}": str(asked), "{out}": str(folder)}
+        words = [_filled(word, places) for word in words]
+        try:
+            status = subprocess.run(words, check=False).returncode
+        except OSError as error:
+            raise ConfigError(f"--command: {words[0]} cannot be started: {error.strerror}") from None
+        left = [number for number in missing if not (folder / file_name(number)).is_file()]
+        if status or left:
+            what = f"ended with status {status}" if status else "ended"
+            raise ConfigError(
+                f"--command {what}; {len(left):,} of {len(missing):,} pictures are missing"
+                + (f", the first {file_name(left[0])}" if left else "")
+                + "; the same line goes on"
+            )
+    ranks.barrier()
+    return made
+
+
+def check_prompts(pictures: PictureSet, prompts: Sequence[str]) -> None:
+    """ConfigError unless the pictures are of these prompts, one each."""
+    found: Counter[str] = Counter()
+    for index in range(len(pictures)):
+        try:
+            found[" ".join((pictures.read(index).prompt or "").split())] += 1
+        except BadSampleError:
+            continue
+    wanted = Counter(" ".join(prompt.split()) for prompt in prompts)
+    lacking, spare = wanted - found, found - wanted
+    if lacking or spare:
+        one = next(iter(lacking or spare))
+        raise ConfigError(
+            f"{pictures.source}: {lacking.total():,} captions of the protocol have no picture, "
+            f"{spare.total():,} pictures are of none (such as '{one}'); a picture says its prompt in its "
+            f"metadata, or in a .txt of the same name"
+        )
+
+
+def file_name(number: int) -> str:
+    return f"{number:06d}.png"
+
+
+def _filled(word: str, places: dict[str, str]) -> str:
+    for field, value in places.items():
+        word = word.replace(field, value)
+    return word
+
+
+def _whole(folder: Path, start: int, batch: int, count: int) -> bool:
+    return all((folder / file_name(n)).is_file() for n in range(start, min(start + batch, count)))
+
+
+def _claim(folder: Path, prompts: tuple[str, ...], made: dict[str, Any], ranks: Ranks) -> None:
+    """The folder, for this drawing alone."""
+    document = {"format": FORMAT, "count": len(prompts), "prompts_sha256": prompts_hash(prompts), **made}
+    record = folder.parent / RECORD
+    if record.is_file():
+        if json.loads(record.read_text(encoding="utf-8")) != document:
+            raise ConfigError(f"{folder} holds pictures of another drawing ({RECORD}); choose another --out")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; choose another --out")
+    ranks.barrier()
+    if ranks.is_main:
+        atomic_write_text(record, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    ranks.barrier()
