@@ -21,6 +21,7 @@ TOP = {
     "evaluation_blind",
     "evaluation_pictures",
     "evaluation_drawing",
+    "evaluation_compbench",
     "evaluation_protocols",
     "training_families",
     "serve",

@@ -26,7 +26,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--protocol",
-        choices=("scenes", "train-10k", "coco-30k", "openglyphs"),
+        choices=("scenes", "train-10k", "coco-30k", "openglyphs", "compbench"),
         help="what to measure (scenes, unless there is a --reference)",
     )
     verb.add_argument(
@@ -124,7 +124,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"give one of {', '.join(asked)}" + (f", not {' and '.join(given)}" if given else "")
         )
-    with_protocol = arguments.protocol not in (None, "scenes")
+    with_protocol = arguments.protocol not in (None, "scenes", "compbench")
     if arguments.reference is not None and arguments.target is None and arguments.command is None:
         raise ConfigError(f"--reference goes with a folder of pictures, not with {given[0]}")
     if arguments.compare is not None:
@@ -143,6 +143,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         from impasto.evaluation_blind import score_blind
 
         print(score_blind(Path(arguments.blind_answers), out), end="")
+    elif arguments.protocol == "compbench":
+        return _evaluate_compbench(arguments)
     elif with_protocol:
         return _evaluate_protocol(arguments)
     elif arguments.command is not None:
@@ -232,6 +234,36 @@ def _evaluate_protocol(arguments: argparse.Namespace) -> int:
     with _progress() as progress:
         table = evaluate_protocol(options, extractor, out, progress, scorer, ranks)
     _print_from(ranks, f"{table}\nwrote {out}: reports, sheets, and the pictures that were drawn")
+    return 0
+
+
+def _evaluate_compbench(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from impasto.config import override
+    from impasto.evaluation_compbench import CompBenchOptions, evaluate_compbench
+    from impasto.evaluation_pictures import holds_pictures
+
+    if arguments.target is None or not holds_pictures(Path(arguments.target)):
+        raise ConfigError("--protocol compbench takes a folder of PNG pictures that say their prompts")
+    if arguments.reference is not None:
+        raise ConfigError("--protocol compbench has no --reference")
+    categories = [value for value in arguments.settings if value.startswith("category=")]
+    if not categories:
+        raise ConfigError("--protocol compbench needs --set category=color, shape, texture, spatial ...")
+    options = override(CompBenchOptions(category="non_spatial"), arguments.settings)
+    scorer, _ = _scorer(arguments)
+    with _progress() as progress:
+        line = evaluate_compbench(
+            Path(arguments.target),
+            Path(arguments.out),
+            options,
+            clip=scorer,
+            device=usable_device(arguments.device),
+            made_with=_training_networks(arguments.made_by),
+            progress=progress,
+        )
+    print(line, end="")
     return 0
 
 

@@ -1,0 +1,187 @@
+"""T2I-CompBench's formulas on detections made by hand, and the command on pictures."""
+
+import json
+
+import pytest
+import torch
+from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering
+
+import impasto.metrics.alignment as alignment
+from impasto.cli import main
+from impasto.metrics.compbench import (
+    Detection,
+    attribute_score,
+    complex_score,
+    kind_of_prompt,
+    position_score,
+    questions,
+    spatial_score,
+)
+from impasto.vision.blip import BlipAnswers
+from tests.metrics.test_alignment import ColourModel
+from tests.metrics.test_picture_sets import write_pictures
+
+LEFT, RIGHT = (0.0, 200.0, 100.0, 300.0), (300.0, 210.0, 400.0, 310.0)
+ABOVE = (10.0, 0.0, 110.0, 100.0)
+
+
+def box(label, where, score=0.8):
+    return Detection(label, score, where)
+
+
+def test_questions_of_the_versions():
+    chunks = ["a red car", "the left", "a blue house", "top", *[f"thing {n}" for n in range(9)]]
+    assert (
+        questions(chunks)[:3] == ["a red car?", "a blue house?", "thing 0?"] and len(questions(chunks)) == 8
+    )
+    assert questions(chunks, "old") == ["a red car?", "the left?"]
+    assert attribute_score([0.5, 0.5, 0.8]) == pytest.approx(0.2)
+    assert attribute_score([]) == 1.0 and attribute_score([], "fixed") is None
+
+
+@pytest.mark.parametrize(
+    ("place", "first", "second", "expected"),
+    [
+        ("on the left of", LEFT, RIGHT, 1),
+        ("on the right of", LEFT, RIGHT, 0),
+        ("on the right of", RIGHT, LEFT, 1),
+        ("on the top of", ABOVE, LEFT, 1),
+        ("on the bottom of", LEFT, ABOVE, 1),
+        ("on the top of", LEFT, RIGHT, 0),  # to the side, mostly
+        ("on the left of", (0.0, 0.0, 100.0, 100.0), (50.0, 0.0, 150.0, 100.0), 0.1 / (1 / 3)),  # overlapping
+        ("next to", LEFT, RIGHT, 1),  # 10 px apart in height
+        ("near", (0.0, 0.0, 10.0, 10.0), (300.0, 200.0, 310.0, 210.0), 150 / 300),
+        (None, LEFT, RIGHT, 0),
+        ("on the left of", LEFT, LEFT, 0),
+    ],
+)
+def test_positions(place, first, second, expected):
+    for variant in ("official", "fixed"):
+        found = position_score(place, box("a", first), box("b", second), variant)
+        assert found == pytest.approx(expected)
+
+
+def test_spatial_scores():
+    seen = [box("person", LEFT, 0.9), box("car", RIGHT, 0.7), box("car", LEFT, 0.6)]
+    prompt = "a girl on the left of a car"
+    assert spatial_score(prompt, ("girl", "car"), seen) == pytest.approx(0.25 * 1.6 + 0.5)
+    assert spatial_score("a car on the left of a girl", ("car", "girl"), seen) == 0  # 0.4 is below a half
+    assert spatial_score(prompt, ("girl", "dog"), seen) == 0 and spatial_score(prompt, None, seen) == 0
+    assert spatial_score(prompt, ("girl", "car"), []) == 0
+    stacked = [box("cat", ABOVE, 1.0), box("bed", LEFT, 1.0)]
+    on_top = "a cat on top of a bed"
+    assert (
+        spatial_score(on_top, ("cat", "bed"), stacked) == 0.5
+    )  # the evaluator knows the phrase, not the place
+    assert spatial_score(on_top, ("cat", "bed"), stacked, "fixed") == 1.0
+
+
+def test_three_in_one():
+    lists = (["The red cat is on the mat.\n"], ["a dog runs"])
+    assert kind_of_prompt("the red cat is on the mat. And more", *lists) == "spatial"
+    assert kind_of_prompt("A dog runs.", *lists) == "action" and kind_of_prompt("other", *lists) == "both"
+    assert complex_score("spatial", 0.4, 1.0, 0.1) == pytest.approx(0.7)
+    assert complex_score("action", 0.4, 1.0, 0.1) == pytest.approx(0.25)
+    assert complex_score("both", 0.4, 1.0, 0.1) == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory):
+    """A random BLIP of no size, with a tokeniser of a few words."""
+    folder = tmp_path_factory.mktemp("blip")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", "a", "red", "car", "house", "?"]
+    (folder / "words.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": len(words) + 2, "hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 16,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "bos_token_id": len(words), "pad_token_id": 0,
+        "sep_token_id": 3,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 32, "patch_size": 16,
+    }  # fmt: skip
+    model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(20 if parameter.dim() > 1 else 1)  # answers that differ
+    model.save_pretrained(folder / "model")
+    BertTokenizer(str(folder / "words.txt")).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def test_answers_are_the_probability_of_yes(blip):
+    asked = BlipAnswers.from_directory(blip)
+    image = torch.rand(1, 3, 40, 40) * 2 - 1
+    one, other = asked.answer(image, ["a red car?", "a house?"])
+    assert 0 < one < 1 and abs(one - other) > 1e-4
+    assert asked.answer(image, ["a house?"]) == [other]
+    assert asked.answer(-image, ["a house?"]) != [other]  # it looks
+    assert asked.answer(image, []) == []
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        BlipAnswers.from_directory(blip.parent)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.setattr(alignment, "load_image_text_model", lambda spec: ColourModel())
+    prompts = ["a red car on the left of a house", "a blue car"]
+    write_pictures(tmp_path / "pictures", 4, side=32, prompts=prompts)
+    parses = [
+        {"prompt": prompts[0], "chunks": ["a red car", "the left", "a house"], "objects": ["car", "house"]},
+        {"prompt": prompts[1], "chunks": [], "objects": None},
+    ]
+    (tmp_path / "parses").write_text("\n".join(map(json.dumps, parses)))
+    seen = [{"label": "car", "score": 1, "box": LEFT}, {"label": "house", "score": 1, "box": RIGHT}]
+    rows = [{"picture": f"{n:06d}.png", "objects": seen} for n in range(4)]
+    (tmp_path / "boxes").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "spatial.txt").write_text(prompts[0] + "\n")
+    (tmp_path / "action.txt").write_text("x\n")
+    return tmp_path
+
+
+def run(capsys, files, category, *settings, scorer=False):
+    options = [word for setting in (f"category={category}", *settings) for word in ("--set", setting)]
+    place = ["evaluate", str(files / "pictures"), "--protocol", "compbench", "--out", str(files / "report")]
+    status = main([*place, *options, *(["--scorer", "clip:x"] if scorer else [])])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_categories_on_pictures(files, capsys, blip):
+    parses, boxes = f"parses={files / 'parses'}", f"detections={files / 'boxes'}"
+    status, printed, errors = run(capsys, files, "color", parses, f"vqa={blip}", "variant=fixed")
+    assert status == 0 and "(fixed formulas)" in printed and "2 left out" in printed, errors
+    status, printed, _ = run(capsys, files, "spatial", parses, boxes, "detector=unidet-rs200")
+    assert status == 0 and "spatial (official@6d58bed): 0.500 [0.000, 1.000] over 2 prompts" in printed
+    status, printed, _ = run(capsys, files, "spatial", parses, boxes, "detector=owl")
+    assert status == 0 and "substitute:owl, official formulas" in printed
+    status, printed, _ = run(capsys, files, "non_spatial", scorer=True)
+    assert status == 0 and "through transformers" in printed
+    lists = [f"spatial_prompts={files / 'spatial.txt'}", f"action_prompts={files / 'action.txt'}"]
+    every = [parses, boxes, "detector=owl", f"vqa={blip}", *lists]
+    assert run(capsys, files, "complex", *every, scorer=True)[0] == 0
+    rows = json.loads((files / "report" / "report.json").read_text())["rows"]
+    assert rows[0]["score"] == pytest.approx((rows[0]["vqa"] + rows[0]["spatial"]) / 2)
+    assert rows[1]["vqa"] == 1 and rows[1]["spatial"] == 0
+    assert rows[1]["score"] == pytest.approx((1 + rows[1]["clip"]) / 3)
+
+
+def test_mistakes_are_named(files, capsys, blip):
+    parses = f"parses={files / 'parses'}"
+    (files / "bad").write_text('{"picture": "000000.png", "objects": [{"label": "x"}]}')
+    for arguments, message in (
+        (("color",), "needs --set parses="),
+        (("color", parses), "needs --set vqa="),
+        (("spatial", parses, f"detections={files / 'boxes'}"), "needs --set detector="),
+        (("spatial", parses, f"detections={files / 'bad'}", "detector=x"), "label, score and box"),
+        (
+            ("spatial", f"parses={files / 'bad'}", f"detections={files / 'bad'}", "detector=x"),
+            "line 1 is no JSON",
+        ),
+        (("non_spatial",), "needs --scorer clip:DIR"),
+        (("colour",), "category"),
+        (("non_spatial", "colour=1"), "unknown configuration key"),
+    ):
+        status, _, errors = run(capsys, files, *arguments)
+        assert status == 2 and message in errors and len(errors.strip().splitlines()) == 1, errors
