@@ -88,11 +88,19 @@ def test_evaluate_a_model_and_its_pictures(tmp_path, capsys):
     status, printed, _ = run(capsys, "evaluate", "aurora-debug", *arguments)
     assert status == 0 and "shuffled captions (chance)" in printed
     assert {p.name for p in out.iterdir()} == {
-        "report.json", "report.md", "model-card.md", "fixed.png", "seen.png", "unseen.png"
+        "report.json", "report.md", "report.html", "model-card.md", "fixed.png", "seen.png", "unseen.png",
+        "worst.png", "best.png",
     }  # fmt: skip
     document = json.loads((out / "report.json").read_text())
     assert document["scores"]["seen"]["real renders (ceiling)"]["overall"]["mean"] > 0.9
     assert document["options"]["max_objects"] == 1 and len(document["prompts"]["unseen"]) == 3
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**document, "model": "another"}))
+    status, printed, _ = run(capsys, "evaluate", "--compare", str(out), str(other), "--out", str(tmp_path))
+    assert status == 0 and "| seen: overall | 0." in printed and "3 seen, 3 unseen), 16 px" in printed
+    other.write_text(json.dumps({**document, "seed": 4}))
+    status, _, errors = run(capsys, "evaluate", "--compare", str(out), str(other), "--out", str(tmp_path))
+    assert status == 2 and "not comparable: the seed differs (0 and 4)" in errors
     pictures = tmp_path / "pictures"
     run(capsys, "generate", "a red circle", "--model", "aurora-debug", "--out", str(pictures))
     status, printed, _ = run(capsys, "evaluate", str(pictures), "--out", str(tmp_path / "second"))

@@ -21,6 +21,8 @@ TOP = {
     "evaluation_blind",
     "evaluation_pictures",
     "evaluation_drawing",
+    "evaluation_scene_sheets",
+    "evaluation_sheets",
     "evaluation_compbench",
     "evaluation_protocols",
     "training_families",

@@ -14,6 +14,7 @@ from rich.console import Console
 import impasto
 from impasto.config import from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions
+from impasto.evaluation_scene_sheets import SET_TITLES, write_page, write_sheets
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
 from impasto.metrics.features import (
     SMALL_SAMPLE,
@@ -25,7 +26,6 @@ from impasto.metrics.frechet import frechet_distance
 from impasto.metrics.scene_captions import CaptionScore, judge_captions
 from impasto.metrics.scenes import (
     CEILING,
-    FIXED_SET,
     SEEN_SET,
     UNSEEN_SET,
     Painter,
@@ -33,18 +33,13 @@ from impasto.metrics.scenes import (
     evaluate_scenes,
     renders,
 )
-from impasto.pictures import contact_sheet, save_png
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.lineage import images_before, lineage
+from impasto.runtime.model_directory import is_model_directory
+from impasto.runtime.report import run_of
 from impasto.vision.efficientnet import ImageFeatures
 
 MODEL, UNTRAINED = "model", "untrained"
-SET_TITLES = {
-    "fixed": "ten fixed prompts, unseen combinations",
-    "seen": "sampled, combinations seen in training",
-    "unseen": "sampled, combinations never seen",
-}
-SHEET_PROMPTS, SHEET_PICTURES = 12, 6
 
 
 def evaluate_model(
@@ -81,7 +76,7 @@ def evaluate_model(
     captions = _captions(pipe, report, options)
     frechet = _frechet(extractor, report)
     alignment = _alignment(scorer, report, options, distractors) if scorer is not None else None
-    _write_sheets(report, _painter(pipe), out)
+    sheets = write_sheets(report, _painter(pipe), out)
     document = {
         "model": pipe.name,
         "version": impasto.__version__,
@@ -110,6 +105,8 @@ def evaluate_model(
     if alignment is not None:
         table += "\n" + alignment_table(alignment)
     atomic_write_text(out / "report.md", f"# {pipe.name} on scenes\n\n{table}")
+    run = run_of(Path(name)) if is_model_directory(Path(name)) else None
+    write_page(f"{pipe.name} on scenes", table, sheets, run, out)
     atomic_write_text(out / "model-card.md", model_card(pipe, options, table))
     return table
 
@@ -272,12 +269,3 @@ def _painter(pipe: Any) -> Painter:
             return pipe.generate(list(prompts), seed=seeds, batch_size=32).pictures()
 
     return paint
-
-
-def _write_sheets(report: SceneReport, paint: Painter, out: Path) -> None:
-    """The first prompts of every set, not picked, with several pictures of each."""
-    for group, prompts in report.prompts.items():
-        chosen = prompts[: len(prompts) if group == FIXED_SET else SHEET_PROMPTS]
-        columns = [paint(chosen, report.seed + number) for number in range(SHEET_PICTURES)]
-        rows = [list(row) for row in zip(*columns, strict=True)]
-        save_png(contact_sheet(rows, chosen, cell=64), out / f"{group}.png")

@@ -100,7 +100,7 @@ def _add_alignment(group: Any) -> None:
 
 
 def _add_people(group: Any) -> None:
-    group.add_argument("--compare", nargs="+", metavar="REPORT", help="reports made with --reference")
+    group.add_argument("--compare", nargs="+", metavar="REPORT", help="reports of one protocol")
     group.add_argument("--blind", nargs=2, metavar=("DIR_A", "DIR_B"), help="write a page of shuffled pairs")
     group.add_argument("--pairs", type=int, metavar="N", help="with --blind: no more than N pairs")
     group.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -16,6 +17,19 @@ from impasto.runtime.report import embedded, page
 
 TABLE_STYLE = (
     "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}"
+)
+# Table 1 of the Aurora paper (arXiv 2309.03904); * there: made smaller by Lanczos.
+PUBLISHED = (
+    ("eDiff-I*", "-", "7.60", "9.10B"),
+    ("SD*", "-", "8.40", "0.94B"),
+    ("StyleGAN-T", "-", "7.30", "1.02B"),
+    ("GigaGAN", "9.18", "-", "0.65B"),
+    ("Aurora", "8.28", "6.45", "1.16B"),
+)
+PUBLISHED_HEAD = ("method", "FID 10K, training set", "zero-shot FID 30K, COCO", "parameters")
+NOT_COMPARABLE = (
+    "Not comparable: table 1 of the Aurora paper (64x64; other training data, and neither its captions, its "
+    "reference pictures nor its Inception are known in full), with this report below"
 )
 Sheet = tuple[str, Image.Image]  # what it is, and the sheet
 
@@ -115,15 +129,46 @@ def markdown_report(title: str, document: dict[str, Any], table: str, sheets: di
         f"Precision, recall, density and coverage with {document['neighbours']} neighbours.",
     ]
     shown = [f"{words}.\n\n![{words}]({name}.png)" for name, (words, _) in sheets.items()]
-    return "\n\n".join([f"# {title}", table.strip(), *facts, *shown]) + "\n"
+    published = _published_markdown(document)
+    return "\n\n".join([f"# {title}", table.strip(), *published, *facts, *shown]) + "\n"
 
 
-def html_report(title: str, document: dict[str, Any], sheets: dict[str, Sheet]) -> str:
-    """report.html: the same, every setting, and the sheets inside the page."""
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in result_rows(document)
+def published_rows(document: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The paper's table with the report's own line below it; empty without a protocol of the paper's."""
+    column = {"train-10k": 0, "coco-30k": 1}.get(document.get("preset", {}).get("name"))
+    if column is None:
+        return []
+    found = document["results"]["frechet"]["distance"]
+    ours = ["-", "-"]
+    ours[column] = f"{document['extractor']['distance']} {found:.2f}"
+    return [*PUBLISHED, ("this report", ours[0], ours[1], "-")]
+
+
+def _published_markdown(document: dict[str, Any]) -> list[str]:
+    rows = published_rows(document)
+    lines = ["| " + " | ".join(PUBLISHED_HEAD) + " |", "|---" * len(PUBLISHED_HEAD) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return [NOT_COMPARABLE + ".", "\n".join(lines)] if rows else []
+
+
+def _html_rows(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
+
+
+def _published_html(document: dict[str, Any]) -> str:
+    rows = published_rows(document)
+    if not rows:
+        return ""
+    cells = _html_rows(rows)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in PUBLISHED_HEAD)
+    return f"<p>{html.escape(NOT_COMPARABLE)}.</p><table><tr>{head}</tr>{cells}</table>"
+
+
+def html_report(title: str, document: dict[str, Any], sheets: dict[str, Sheet], curves: str = "") -> str:
+    """report.html: the same, every setting, and the sheets inside the page. `curves`: HTML."""
+    rows = _html_rows(result_rows(document))
     head = "<tr><th>measure</th><th>value, 95 % interval</th><th></th></tr>"
     told = "".join(f"<p>{html.escape(remark)}.</p>" for remark in remarks(document))
     figures = "".join(
@@ -134,5 +179,6 @@ def html_report(title: str, document: dict[str, Any], sheets: dict[str, Sheet]) 
     settings = {name: value for name, value in document.items() if name != "results"}
     escaped = html.escape(json.dumps(settings, indent=2, ensure_ascii=False))
     details = f"<details><summary>settings</summary><pre>{escaped}</pre></details>"
-    body = f"<h1>{html.escape(title)}</h1><table>{head}{rows}</table>{told}{figures}{details}"
+    body = f"<h1>{html.escape(title)}</h1><table>{head}{rows}</table>{told}"
+    body += f"{_published_html(document)}{figures}{curves}{details}"
     return page(title, body, TABLE_STYLE)

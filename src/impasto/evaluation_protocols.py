@@ -21,6 +21,7 @@ from impasto.metrics.protocols import PROTOCOLS, Plan, make_plans
 from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.model_directory import is_model_directory
+from impasto.runtime.report import run_of
 
 PICTURES = "pictures"  # in the folder of the report
 
@@ -84,6 +85,7 @@ def evaluate_protocol(
             reference=plan.reference,
             side=options.sets.side or PROTOCOLS[options.name].side,
             preset=preset,
+            run=run_of(Path(options.target)) if options.target and _is_model(options.target) else None,
             training_networks=known,
         )
         table = evaluate_sets(pictures, extractor, place, sets, progress, scorer, ranks)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from PIL import Image
 
 import impasto
 from impasto.config import ConfigError
-from impasto.evaluation_page import Sheet, html_report, markdown_report, result_table
+from impasto.evaluation_page import html_report, markdown_report, result_table
+from impasto.evaluation_sheets import SHOWN, Member, set_sheets
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results
 from impasto.metrics.comparison import Comparison, check_counts, check_sets, compare
 from impasto.metrics.copies import CLOSE
@@ -26,15 +26,14 @@ from impasto.metrics.feature_cache import cached_features
 from impasto.metrics.features import refuse_training_networks
 from impasto.metrics.intervals import RESAMPLES
 from impasto.metrics.manifold import NEIGHBOURS
-from impasto.metrics.picture_sets import ALONE, SetFeatures, preparation, prepare
+from impasto.metrics.picture_sets import ALONE, preparation
 from impasto.metrics.picture_sources import PictureSet, open_pictures
-from impasto.metrics.sets import nearest
-from impasto.pictures import contact_sheet, save_png
+from impasto.pictures import save_png
 from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
+from impasto.runtime.report import charts
 
 PROTOCOL, FORMAT = "sets", 1
-SHOWN, NEIGHBOURS_SHOWN, CELL = 12, 4, 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class SetOptions:
     """`side`: pictures are cropped and resized to it; None: they are taken as they are. `cache`: folder of
     features; None: none. `seed`: of the pictures shown. `training_networks` {role: hash}: of the model that
     made the pictures, beside what they say themselves; None where it is not known. `preset`: what decided the
-    pictures, for the report."""
+    pictures, for the report. `run`: the folder of the training run whose curves the page shows."""
 
     reference: str | PictureSet
     training: str | None = None
@@ -53,19 +52,7 @@ class SetOptions:
     training_networks: Mapping[str, str] | None = None
     distractors: int = DISTRACTORS
     preset: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class _Member:
-    """One of the sets, with what was measured of it."""
-
-    pictures: PictureSet
-    found: SetFeatures
-    from_cache: bool
-
-    def image(self, row: int, side: int | None) -> Image.Image:
-        stored = self.pictures.read(self.found.indices[row])
-        return prepare(stored.data, stored.name, side)[0]
+    run: Path | None = None
 
 
 def evaluate_sets(
@@ -93,13 +80,13 @@ def evaluate_sets(
     refuse_training_networks(extractor.name, extractor, networks or {})
     if scorer is not None:
         refuse_training_networks(scorer.name, scorer, networks or {})
-    members: dict[str, _Member] = {}
+    members: dict[str, Member] = {}
     for name, pictured in opened.items():
 
         def told(done: int, total: int, name: str = name) -> None:
             progress(name, done, total)
 
-        members[name] = _Member(
+        members[name] = Member(
             pictured, *cached_features(pictured, extractor, options.side, options.cache, told, ranks)
         )
     sets = {name: member.found for name, member in members.items()}
@@ -114,11 +101,12 @@ def evaluate_sets(
     if options.preset is not None:
         document["preset"] = dict(options.preset)
     table = result_table(document)
-    sheets = _sheets(members, options, comparison)
+    sheets = set_sheets(members, comparison, seed=options.seed, side=options.side)
     for name, (_, sheet) in sheets.items():
         save_png(sheet, out / f"{name}.png")
+    curves = charts(options.run) if options.run else ""
     title = f"{pictures} against {opened['reference'].source}"
-    atomic_write_text(out / "report.html", html_report(title, document, sheets))
+    atomic_write_text(out / "report.html", html_report(title, document, sheets, curves))
     atomic_write_text(out / "report.md", markdown_report(title, document, table, sheets))
     atomic_write_text(out / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return table
@@ -135,7 +123,7 @@ def _networks(pictures: PictureSet, options: SetOptions) -> dict[str, str] | Non
 
 
 def _document(
-    members: dict[str, _Member], extractor: Extractor, options: SetOptions, comparison: Comparison
+    members: dict[str, Member], extractor: Extractor, options: SetOptions, comparison: Comparison
 ) -> dict[str, Any]:
     found, copied = comparison.frechet, comparison.copies
     results: dict[str, Any] = {
@@ -184,7 +172,7 @@ def _document(
 
 
 def _alignment(
-    members: dict[str, _Member],
+    members: dict[str, Member],
     scorer: Scorer,
     options: SetOptions,
     progress: Callable[[str, int, int], None],
@@ -210,7 +198,7 @@ def _alignment(
     return alignment_results(scorer, sets, distractors=options.distractors, seed=options.seed)
 
 
-def _told(member: _Member) -> dict[str, Any]:
+def _told(member: Member) -> dict[str, Any]:
     found = member.found
     return {
         "source": member.pictures.source,
@@ -225,7 +213,7 @@ def _told(member: _Member) -> dict[str, Any]:
     }
 
 
-def _closest(members: dict[str, _Member], comparison: Comparison) -> list[dict[str, Any]]:
+def _closest(members: dict[str, Member], comparison: Comparison) -> list[dict[str, Any]]:
     assert comparison.copies is not None
     pairs = zip(
         *(getattr(comparison.copies, name) for name in ("order", "neighbour", "distance")), strict=True
@@ -238,51 +226,3 @@ def _closest(members: dict[str, _Member], comparison: Comparison) -> list[dict[s
         }
         for (row, other, distance), _ in zip(pairs, range(SHOWN), strict=False)
     ]
-
-
-def _sheets(members: dict[str, _Member], options: SetOptions, comparison: Comparison) -> dict[str, Sheet]:
-    """Contact sheets by file name, each with what it is."""
-    rng = np.random.default_rng(options.seed)
-    pictures, reference = members["pictures"], members["reference"]
-
-    def drawn(member: _Member) -> list[int]:
-        count = len(member.found.names)
-        return sorted(rng.choice(count, min(SHOWN, count), replace=False).tolist())
-
-    shown, real = drawn(pictures), drawn(reference)
-
-    def cells(member: _Member, rows: list[int]) -> list[Image.Image]:
-        return [_cell(member.image(row, options.side)) for row in rows]
-
-    random = contact_sheet(
-        [cells(pictures, shown), cells(reference, real)], ("pictures", "reference"), cell=CELL
-    )
-    among = nearest(
-        pictures.found.features[shown].double(),
-        reference.found.features.double(),
-        min(NEIGHBOURS_SHOWN, len(reference.found.names)),
-    )[1]
-    columns = [
-        [cell, *cells(reference, near)]
-        for cell, near in zip(cells(pictures, shown), among.tolist(), strict=True)
-    ]
-    sheets = {
-        "random": (f"Random: drawn with seed {options.seed}, not picked", random),
-        "nearest": (
-            "Nearest neighbours: the pictures of the first row, each above the reference pictures nearest to "
-            "it in features, nearest first",
-            contact_sheet([list(row) for row in zip(*columns, strict=True)], cell=CELL),
-        ),
-    }
-    copied = comparison.copies
-    if copied is not None:
-        order, neighbours = copied.order[:SHOWN].tolist(), copied.neighbour[:SHOWN].tolist()
-        closest = [cells(pictures, order), cells(members["training"], neighbours)]
-        title = "Closest pairs: the pictures nearest to a training picture, and that training picture below"
-        sheets["closest"] = (title, contact_sheet(closest, ("pictures", "training pictures"), cell=CELL))
-    return sheets
-
-
-def _cell(image: Image.Image) -> Image.Image:
-    """Large pictures made small properly; small ones are enlarged by the sheet, by repeating pixels."""
-    return image if image.width <= CELL else image.resize((CELL, CELL), Image.Resampling.LANCZOS)

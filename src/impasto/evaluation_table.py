@@ -1,4 +1,4 @@
-"""`impasto evaluate --compare REPORT REPORT ...`: reports of sets of pictures side by side."""
+"""`impasto evaluate --compare REPORT REPORT ...`: reports side by side."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from typing import Any
 from impasto.config import ConfigError
 from impasto.evaluation_page import result_rows
 from impasto.evaluation_sets import PROTOCOL
+from impasto.metrics.intervals import Estimate
 from impasto.runtime.files import atomic_write_text
 
+SCENES = "scenes"
 OPTIONAL = "sets.training.content_sha256"  # may be missing: copies are then not measured
 AS_RESIZED = "sets.pictures.size"  # may differ where all are resized to one side
+# Of reports of models on scenes, likewise.
+SCENES_MUST_AGREE = {
+    "resolution": "the side of the pictures",
+    "options": "the kind of scenes",
+    "prompts": "the prompts",
+    "seed": "the seed",
+}
 # What has to agree for numbers to be comparable, as a path in report.json, and what it is called.
 MUST_AGREE = {
     "format": "the format of the report",
@@ -39,8 +48,14 @@ def compare_reports(names: Sequence[str], out: Path | None = None) -> str:
     if len(reports) < len(names):
         raise ConfigError("--compare was given a report twice")
     first_name, first = next(iter(reports.items()))
+    on_scenes = first["protocol"] == SCENES
     for name, report in reports.items():
-        for path, words in MUST_AGREE.items():
+        if report["protocol"] != first["protocol"]:
+            protocols = f"{first['protocol']} and {report['protocol']}"
+            raise ConfigError(
+                f"{first_name} and {name} are not comparable: the protocol differs ({protocols})"
+            )
+        for path, words in (SCENES_MUST_AGREE if on_scenes else MUST_AGREE).items():
             one, other = _at(first, path), _at(report, path)
             if one == other or (path == AS_RESIZED and first["preparation"]["resize"] is not None):
                 continue
@@ -49,23 +64,49 @@ def compare_reports(names: Sequence[str], out: Path | None = None) -> str:
             raise ConfigError(
                 f"{first_name} and {name} are not comparable: {words} differs ({_short(one, other)})"
             )
-    rows = {
-        name: {measure: value for measure, value, _ in result_rows(report)}
-        for name, report in reports.items()
-    }
+    told = scene_rows if on_scenes else result_rows
+    rows = {name: {measure: value for measure, value, *_ in told(report)} for name, report in reports.items()}
     measures = dict.fromkeys(measure for values in rows.values() for measure in values)
     lines = ["| measure | " + " | ".join(reports) + " |", "|---" * (len(reports) + 1) + "|"]
     for measure in measures:
         cells = (values.get(measure, "not measured") for values in rows.values())
         lines.append(f"| {measure} | {' | '.join(cells)} |")
-    shared = first["sets"]["reference"]
-    extractor = f"{first['extractor']['name']} {first['extractor']['sha256'][:12]}"
-    pictures = first["sets"]["pictures"]["count"]
-    lines += ["", f"{pictures:,} pictures each, {shared['count']:,} of the reference; extractor {extractor}."]
+    lines += ["", _shared_scenes(first) if on_scenes else _shared_sets(first)]
     table = "\n".join(lines) + "\n"
     if out is not None:
         atomic_write_text(out / "compare.md", table)
     return table
+
+
+def scene_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was measured of a model on scenes, and its value."""
+    rows = []
+    for group, painters in document["scores"].items():
+        score = painters["model"]
+        rows += [
+            (f"{group}: overall", str(Estimate(**score["overall"]))),
+            (f"{group}: binding", f"{score['binding']:.3f}"),
+            (f"{group}: perfect", f"{score['perfect']:.3f}"),
+            (f"{group}: from chance (0) to the ceiling (1)", f"{document['position'][group]:.2f}"),
+        ]
+    rows.append(("FD-EffNetLite0", f"{document['frechet']['model']:.1f}"))
+    aligned = document.get("alignment")
+    if aligned:
+        scorer = f"{aligned['scorer']['name']} {aligned['scorer']['sha256'][:12]}"
+        for name, found in aligned["rows"].items():
+            rows.append((f"cosine by {scorer}: {name}", str(Estimate(**found["cosine"]))))
+    return rows
+
+
+def _shared_scenes(first: dict[str, Any]) -> str:
+    counts = ", ".join(f"{len(prompts):,} {group}" for group, prompts in first["prompts"].items())
+    return f"The same prompts ({counts}), {first['resolution']} px, seed {first['seed']}."
+
+
+def _shared_sets(first: dict[str, Any]) -> str:
+    extractor = f"{first['extractor']['name']} {first['extractor']['sha256'][:12]}"
+    pictures, real = (first["sets"][name]["count"] for name in ("pictures", "reference"))
+    return f"{pictures:,} pictures each, {real:,} of the reference; extractor {extractor}."
 
 
 def read_report(name: str) -> dict[str, Any]:
@@ -79,8 +120,10 @@ def read_report(name: str) -> dict[str, Any]:
     except ValueError:
         raise ConfigError(f"{path} is not JSON") from None
     protocol = document.get("protocol") if isinstance(document, dict) else None
-    if protocol != PROTOCOL:
-        raise ConfigError(f"{path} is not a report of `impasto evaluate PICTURES --reference DIR`")
+    if protocol != PROTOCOL and not (protocol == SCENES and "scores" in document):
+        raise ConfigError(
+            f"{path} is not a report of a model on scenes, nor of `impasto evaluate PICTURES --reference DIR`"
+        )
     return document
 
 

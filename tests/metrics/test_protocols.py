@@ -67,6 +67,9 @@ def test_a_model_draws_once_and_goes_on_after_a_kill(tmp_path, capsys, monkeypat
     assert len(files) == 8 and read_settings(files[5])["seed"] == 5
     bytes_before = [file.read_bytes() for file in files]
     first = json.loads((out / "report.json").read_text())
+    page = (out / "report.html").read_text()
+    assert "Not comparable" in page and "<td>Aurora</td><td>8.28</td><td>6.45</td>" in page
+    assert "| this report | FD-Tiny" in (out / "report.md").read_text()
     assert first["preset"]["model"] == {"preset": "aurora-debug"} and first["preset"]["batch"] == 3
     files[4].unlink()  # as if killed: of the second batch of three
     kept = [file.stat().st_mtime_ns for file in files[:3]]

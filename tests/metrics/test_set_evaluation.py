@@ -9,7 +9,9 @@ from PIL import Image
 
 import impasto.metrics.extractors as extractors
 from impasto.cli import main
+from impasto.evaluation_scene_sheets import write_page
 from impasto.pictures import save_png
+from impasto.runtime.report import charts, run_of
 from tests.metrics.test_picture_sets import TinyExtractor, write_pictures
 
 
@@ -51,7 +53,8 @@ def test_a_report_of_everything(folders, capsys, tiny):
     assert tiny.seen == 13 + 12 + 12
     assert "| FD-Tiny |" in printed and "left out: 1 picture damaged" in printed
     assert {p.name for p in out.iterdir()} == {
-        "report.json", "report.md", "report.html", "random.png", "nearest.png", "closest.png"
+        "report.json", "report.md", "report.html", "random.png", "nearest.png", "closest.png", "worst.png",
+        "best.png",
     }  # fmt: skip
     document = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)
     results, sets = document["results"], document["sets"]
@@ -68,7 +71,8 @@ def test_a_report_of_everything(folders, capsys, tiny):
     assert document["extractor"]["sha256"] == tiny.fingerprint
     assert document["preparation"]["resize"] is None and document["versions"]["torch"] == torch.__version__
     page = (out / "report.html").read_text()
-    assert "<script" not in page and "http" not in page and page.count("data:image/png") == 3
+    assert "<script" not in page and "http" not in page and page.count("data:image/png") == 5
+    assert "Worst, picked" in page and "Best, picked" in page and "table 1" not in page
     assert "Closest pairs" in page and "Random: drawn with seed 0" in page and "Nearest neighbours" in page
     measured(capsys, folders, "pictures", "--training", folders / "training")
     assert tiny.seen == 37
@@ -143,3 +147,17 @@ def test_mistakes_are_named(folders, capsys, monkeypatch, arguments, message):
     status, _, errors = run(capsys, *arguments)
     assert status == 2 and message in errors and len(errors.strip().splitlines()) == 1
     assert not (folders / "report").exists()
+
+
+def test_curves_of_the_run_stand_in_the_page(tmp_path):
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    assert run_of(run / "model") is None and charts(run) == ""
+    rows = [{"images": n, "loss/generator": 2.0 - n / 9, "time": {"step_seconds": n}} for n in range(1, 5)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_of(run / "model") == run.resolve()
+    drawn = charts(run)
+    assert "loss/generator" in drawn and "<polyline" in drawn and "seconds" not in drawn
+    write_page("a title", "a < b", [("a sheet", Image.new("RGB", (4, 4)))], run, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "a &lt; b" in page and "loss/generator" in page and "a sheet" in page

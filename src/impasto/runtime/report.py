@@ -28,15 +28,35 @@ def write_report(run: Path, title: str, configuration: str = "") -> Path:
     """Write RUN/report.html from RUN/metrics.jsonl and RUN/samples; returns its path."""
     rows = read_metrics(run / "metrics.jsonl", with_time=True)
     images = rows[-1]["images"] if rows else 0
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{images:,} images seen.</p>", _samples(run)]
-    for group, series in _groups(rows).items():
-        parts.append(f"<h2>{html.escape(group)}</h2>" + _charts(group, series))
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{images:,} images seen.</p>",
+        _samples(run),
+        _curves(rows),
+    ]
     if configuration:
         escaped = html.escape(configuration)
         parts.append(f"<details><summary>configuration</summary><pre>{escaped}</pre></details>")
     path = run / "report.html"
     atomic_write_text(path, page(title, "".join(parts)))
     return path
+
+
+def charts(run: Path) -> str:
+    """HTML: the curves of RUN/metrics.jsonl, without what the clock measured; nothing where there is none."""
+    file = run / "metrics.jsonl"
+    return _curves(read_metrics(file, with_time=False)) if file.is_file() else ""
+
+
+def run_of(model: Path) -> Path | None:
+    """The run that a model directory lies in, as RUN/model; None where there is none."""
+    folder = model.resolve().parent
+    return folder if (folder / "metrics.jsonl").is_file() else None
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
+    groups = _groups(rows).items()
+    return "".join(f"<h2>{html.escape(group)}</h2>" + _charts(group, series) for group, series in groups)
 
 
 def page(title: str, body: str, style: str = "") -> str:

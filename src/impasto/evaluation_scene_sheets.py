@@ -1,0 +1,56 @@
+"""What a report on scenes shows: sheets of pictures, named for what they are, and one page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from impasto.data.scenes import score_images
+from impasto.metrics.scenes import FIXED_SET, SEEN_SET, Painter, SceneReport
+from impasto.pictures import contact_sheet, save_png
+from impasto.runtime.files import atomic_write_text
+from impasto.runtime.report import charts, embedded, page
+
+SET_TITLES = {
+    "fixed": "ten fixed prompts, unseen combinations",
+    "seen": "sampled, combinations seen in training",
+    "unseen": "sampled, combinations never seen",
+}
+SHEET_PROMPTS, SHEET_PICTURES = 12, 6
+
+
+def write_sheets(report: SceneReport, paint: Painter, out: Path) -> list[tuple[str, Image.Image]]:
+    """The first prompts of every set, not picked, with several pictures of each; and of the seen set the
+    pictures that the oracle finds worst and best. Returns each with what it is."""
+    sheets = {}
+    for group, prompts in report.prompts.items():
+        chosen = prompts[: len(prompts) if group == FIXED_SET else SHEET_PROMPTS]
+        columns = [paint(chosen, report.seed + number) for number in range(SHEET_PICTURES)]
+        rows = [list(row) for row in zip(*columns, strict=True)]
+        words = f"First prompts, not picked: {SET_TITLES[group]}"
+        sheets[group] = words, contact_sheet(rows, chosen, cell=64)
+    prompts, pictures = report.prompts[SEEN_SET], report.pictures[SEEN_SET]
+    found = [score.overall for score in score_images(pictures, prompts).scores]
+    order = sorted(range(len(found)), key=lambda index: found[index])
+    for name, picked in (("worst", order[:SHEET_PROMPTS]), ("best", order[::-1][:SHEET_PROMPTS])):
+        labels = [f"{found[index]:.2f} {prompts[index]}" for index in picked]
+        words = f"{name.capitalize()}, picked by the oracle: {SET_TITLES[SEEN_SET]}"
+        sheets[name] = words, contact_sheet([[pictures[index]] for index in picked], labels, cell=64)
+    for name, (_, sheet) in sheets.items():
+        save_png(sheet, out / f"{name}.png")
+    return list(sheets.values())
+
+
+def write_page(
+    title: str, table: str, sheets: Sequence[tuple[str, Image.Image]], run: Path | None, out: Path
+) -> None:
+    """OUT/report.html: the tables, the sheets, and the curves of the training run, if there is one."""
+    curves = f"<h2>training</h2>{charts(run)}" if run else ""
+    figures = "".join(
+        f"<h2>{html.escape(words)}</h2><img src='{embedded(sheet)}'>" for words, sheet in sheets
+    )
+    body = f"<h1>{html.escape(title)}</h1><pre>{html.escape(table)}</pre>{figures}{curves}"
+    atomic_write_text(out / "report.html", page(title, body))
