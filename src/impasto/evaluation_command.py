@@ -10,6 +10,8 @@ from typing import Any
 from impasto.command_options import DTYPES, usable_device
 from impasto.config import ConfigError
 
+WAIT_MINUTES = 600.0  # of ranks for the slowest one, which may draw or compare much longer than a step takes
+
 
 def add_options(verb: argparse.ArgumentParser) -> None:
     """The options of `impasto evaluate`."""
@@ -279,6 +281,7 @@ def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     from impasto.runtime.dist import Ranks
 
     ranks = Ranks.from_environment(usable_device(arguments.device))
+    ranks = replace(ranks, timeout_minutes=WAIT_MINUTES)
     arguments.device = str(ranks.device)  # of several GPUs each rank has its own
     cache = Path(arguments.cache) if arguments.cache else default_cache()
     options = SetOptions(
@@ -298,7 +301,6 @@ def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
 def _print_from(ranks: Any, text: str) -> None:
     if ranks.is_main:
         print(text)
-    ranks.barrier()
     ranks.close()
 
 
