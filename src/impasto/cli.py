@@ -12,7 +12,7 @@ from impasto.assets import MissingAssetError
 from impasto.command_options import DTYPES, usable_device
 from impasto.config import ConfigError, first_line
 from impasto.data.command import add_verbs as add_data_verbs
-from impasto.evaluation_command import add_options as add_evaluate_verb
+from impasto.evaluation.command import add_options as add_evaluate_verb
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"

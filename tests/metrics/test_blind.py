@@ -5,7 +5,7 @@ import re
 import pytest
 
 from impasto.config import ConfigError
-from impasto.evaluation_blind import score_blind, write_blind
+from impasto.evaluation.blind import score_blind, write_blind
 from impasto.metrics.blind import (
     answer_sheet,
     key_document,

@@ -9,7 +9,7 @@ from PIL import Image
 
 import impasto.metrics.extractors as extractors
 from impasto.cli import main
-from impasto.evaluation_scene_sheets import write_page
+from impasto.evaluation.scene_sheets import write_page
 from impasto.pictures import save_png
 from impasto.runtime.report import charts, run_of
 from tests.metrics.test_picture_sets import TinyExtractor, write_pictures

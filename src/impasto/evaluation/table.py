@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from impasto.config import ConfigError
-from impasto.evaluation_page import result_rows
-from impasto.evaluation_sets import PROTOCOL
+from impasto.evaluation.page import result_rows
+from impasto.evaluation.sets import PROTOCOL
 from impasto.metrics.intervals import Estimate
 from impasto.runtime.files import atomic_write_text
 

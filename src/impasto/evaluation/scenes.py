@@ -14,7 +14,7 @@ from rich.console import Console
 import impasto
 from impasto.config import from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions
-from impasto.evaluation_scene_sheets import SET_TITLES, write_page, write_sheets
+from impasto.evaluation.scene_sheets import SET_TITLES, write_page, write_sheets
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
 from impasto.metrics.features import (
     SMALL_SAMPLE,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from impasto.config import ConfigError
-from impasto.evaluation_drawing import check_prompts, draw_with_command, draw_with_model
-from impasto.evaluation_sets import SetOptions, evaluate_sets
+from impasto.evaluation.drawing import check_prompts, draw_with_command, draw_with_model
+from impasto.evaluation.sets import SetOptions, evaluate_sets
 from impasto.loading import describe
 from impasto.metrics.alignment import Scorer
 from impasto.metrics.extractors import Extractor

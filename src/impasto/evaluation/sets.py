@@ -16,8 +16,8 @@ import torch
 
 import impasto
 from impasto.config import ConfigError
-from impasto.evaluation_page import html_report, markdown_report, result_table
-from impasto.evaluation_sheets import SHOWN, Member, set_sheets
+from impasto.evaluation.page import html_report, markdown_report, result_table
+from impasto.evaluation.sheets import SHOWN, Member, set_sheets
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results
 from impasto.metrics.comparison import Comparison, check_counts, check_sets, compare
 from impasto.metrics.copies import CLOSE

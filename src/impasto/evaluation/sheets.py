@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from impasto.evaluation_page import Sheet
+from impasto.evaluation.page import Sheet
 from impasto.metrics.comparison import Comparison
 from impasto.metrics.picture_sets import SetFeatures, prepare
 from impasto.metrics.picture_sources import PictureSet

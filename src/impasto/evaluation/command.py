@@ -130,19 +130,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.reference is not None and arguments.target is None and arguments.command is None:
         raise ConfigError(f"--reference goes with a folder of pictures, not with {given[0]}")
     if arguments.compare is not None:
-        from impasto.evaluation_table import compare_reports
+        from impasto.evaluation.table import compare_reports
 
         print(compare_reports(arguments.compare, out), end="")
         print(f"wrote {out / 'compare.md'}", file=sys.stderr)
     elif arguments.blind is not None:
-        from impasto.evaluation_blind import write_blind
+        from impasto.evaluation.blind import write_blind
 
         if arguments.pairs is not None and arguments.pairs < 1:
             raise ConfigError(f"--pairs {arguments.pairs} should be at least 1")
         first, second = arguments.blind
         print(write_blind(first, second, out, seed=arguments.seed, most=arguments.pairs), end="")
     elif arguments.blind_answers is not None:
-        from impasto.evaluation_blind import score_blind
+        from impasto.evaluation.blind import score_blind
 
         print(score_blind(Path(arguments.blind_answers), out), end="")
     elif arguments.protocol == "compbench":
@@ -166,8 +166,8 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from impasto.evaluation import evaluate_model
-    from impasto.evaluation_pictures import evaluate_pictures, holds_pictures
+    from impasto.evaluation.pictures import evaluate_pictures, holds_pictures
+    from impasto.evaluation.scenes import evaluate_model
     from impasto.runtime.dist import Ranks
 
     if Ranks.from_environment("cpu").world_size > 1:
@@ -197,7 +197,7 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
 def _evaluate_sets(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from impasto.evaluation_sets import evaluate_sets
+    from impasto.evaluation.sets import evaluate_sets
 
     out = Path(arguments.out)
     ranks, extractor, options, scorer = _measuring(arguments)
@@ -212,7 +212,7 @@ def _evaluate_protocol(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from impasto.evaluation_protocols import ProtocolOptions, evaluate_protocol
+    from impasto.evaluation.protocols import ProtocolOptions, evaluate_protocol
 
     if arguments.reference is None:
         raise ConfigError(f"--protocol {arguments.protocol} needs --reference DIR, the real pictures")
@@ -243,8 +243,8 @@ def _evaluate_compbench(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from impasto.config import override
-    from impasto.evaluation_compbench import CompBenchOptions, evaluate_compbench
-    from impasto.evaluation_pictures import holds_pictures
+    from impasto.evaluation.compbench import CompBenchOptions, evaluate_compbench
+    from impasto.evaluation.pictures import holds_pictures
 
     if arguments.target is None or not holds_pictures(Path(arguments.target)):
         raise ConfigError("--protocol compbench takes a folder of PNG pictures that say their prompts")
@@ -274,7 +274,7 @@ def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     from dataclasses import replace
     from pathlib import Path
 
-    from impasto.evaluation_sets import SetOptions
+    from impasto.evaluation.sets import SetOptions
     from impasto.metrics.extractors import load_extractor
     from impasto.metrics.feature_cache import default_cache
     from impasto.metrics.features import EXTRACTOR
