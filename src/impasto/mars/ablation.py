@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from impasto.config import ConfigError, first_line, nearest, to_dict
+from impasto.config import ConfigError, first_line, from_dict, nearest, to_dict
 from impasto.mars.ablation_measures import measure_run, training_seconds, versions
 from impasto.mars.ablation_table import read_result, table
 from impasto.mars.codes import CODES
@@ -126,9 +126,7 @@ def run_cell(ablation: Ablation, cell: str, seed: int, say: Callable[[str], None
 
 def _describe(ablation: Ablation, run: StageRun, cell: str, seed: int) -> dict[str, Any]:
     """What decides a result. Parts are named by what they are, not by where they lie."""
-    settings = to_dict(run)
-    for place in ("tokenizer", "language"):
-        del settings[place]
+    settings = _settings(run)
     language = ablation.language
     return {
         "cell": cell,
@@ -145,9 +143,16 @@ def _describe(ablation: Ablation, run: StageRun, cell: str, seed: int) -> dict[s
     }
 
 
+def _settings(run: StageRun) -> dict[str, Any]:
+    """What decides a run, less the places of its parts."""
+    return {name: value for name, value in to_dict(run).items() if name not in ("tokenizer", "language")}
+
+
 def _check_same(file: Path, described: Mapping[str, Any]) -> None:
     found = read_result(file)
     expected = json.loads(json.dumps(described))
+    # Settings that came after the file was written had their defaults in it.
+    found["settings"] = json.loads(json.dumps(_settings(from_dict(StageRun, found.get("settings", {})))))
     for name in ("preset", "parts", "prompts", "settings"):
         if found.get(name) != expected[name]:
             raise ConfigError(f"{file} is of another {name}; choose another --results, or delete the file")
