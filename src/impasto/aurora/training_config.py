@@ -20,6 +20,7 @@ class TrainingConfig:
     micro_batch: int | None = None  # gradient accumulation: images per pass, on each rank; None: all at once
     seed: int = 0
     learning_rate: float = 0.0025  # paper, for both networks
+    discriminator_learning_rate: float | None = None  # and of the vision-aided heads; None: learning_rate
     beta1: float = 0.0  # paper
     beta2: float = 0.99  # paper
     weight_decay: float = 1e-5  # paper

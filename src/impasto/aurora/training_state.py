@@ -150,9 +150,12 @@ class TrainingState:
 
 
 def _optimizer(network: nn.Module, config: TrainingConfig) -> Optimizer:
+    rate, own = config.learning_rate, config.discriminator_learning_rate
+    if own is not None and not isinstance(network, Generator):
+        rate = own
     return AdamW(
         _groups(network, config),
-        lr=config.learning_rate,
+        lr=rate,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,
         fused=True,
