@@ -2,7 +2,7 @@
 same network and preparation, and torch-fidelity's own reader where it is installed; how memory grows with the
 number of pictures; and how long the statistics take.
 
-    python benchmarks/evaluation.py [--quick] [--json FILE]
+    python -m benchmarks.evaluation [--quick] [--json FILE]
 
 The ways take turns on the same pictures in one process, so that what else the machine does falls on all.
 Aims: at least 0.95 of the speed of the others; memory that grows by the features alone (5 KB a picture) and
@@ -12,7 +12,6 @@ not by the pictures (196 KB each at 256 px as bytes, four times that as numbers)
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.common import peak_memory
 from PIL import Image
 
 from impasto.metrics.comparison import compare
@@ -124,10 +124,10 @@ def speeds(folder: Path, count: int, rounds: int) -> dict[str, float]:
 def _peak(folder: str, queue: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
     measure_features(open_pictures(folder), Pixels(), batch=BATCH)
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    queue.put(peak_memory())
 
 
-def peak_memory(folder: Path) -> int:
+def peak_of(folder: Path) -> int:
     """Bytes at the peak, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
@@ -168,7 +168,7 @@ def measure(count: int, rounds: int) -> dict[str, float]:
             for file in few.iterdir():
                 (many / f"{copy}{file.name}").symlink_to(file)
         result = speeds(few, count, rounds)
-        peaks = [peak_memory(folder) for folder in (few, many)]
+        peaks = [peak_of(folder) for folder in (few, many)]
     result["peak_mib"], result["peak_mib_of_4_times_as_many"] = (peak / 2**20 for peak in peaks)
     result["extra_kib_a_picture"] = (peaks[1] - peaks[0]) / (3 * count) / 1024
     result["statistics_pictures"] = float(4 * count)

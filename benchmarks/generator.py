@@ -14,7 +14,6 @@ transcription's speed, 6 GB; small and batch 8: 3 times.
 """
 
 import multiprocessing
-import resource
 import sys
 import tempfile
 from argparse import ArgumentParser
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.common import Spread, arguments_of, take_turns, write_result
+from benchmarks.common import Spread, arguments_of, peak_memory, take_turns, write_result
 from benchmarks.transcription import published_generator, random_state_dict
 from torch import Tensor
 
@@ -109,10 +108,10 @@ def _draw(folder: str, dtype: str, queue: multiprocessing.Queue) -> None:
         z, context, eot = inputs({"z_dim": pipe.generator.config.z_dim, "clip_out_dim": width}, 1)
         kind = getattr(torch, dtype)
         pipe.generator(z.to(kind), context.to(kind), eot)
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    queue.put(peak_memory())
 
 
-def peak_memory(name: str, folder: Path, dtype: str) -> int:
+def peak_of(name: str, folder: Path, dtype: str) -> int:
     """Bytes at the peak of a process that opens a model directory and draws once."""
     if not (folder / "config.json").is_file():
         generator = from_official(random_state_dict(SIZES[name], seed=0), SIZES[name])
@@ -153,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
             print(show(rows[-1]), flush=True)
         with tempfile.TemporaryDirectory() as folder:
             for dtype in ("float32", "bfloat16"):
-                peaks[f"{name}_{dtype}"] = peak_memory(name, Path(folder, "model"), dtype)
+                peaks[f"{name}_{dtype}"] = peak_of(name, Path(folder, "model"), dtype)
                 print(f"{name} {dtype}: peak {peaks[f'{name}_{dtype}'] / 2**30:.2f} GiB", flush=True)
     plain = [
         {**row, "seconds": {way: asdict(spread) for way, spread in row["seconds"].items()}} for row in rows
