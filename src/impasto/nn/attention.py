@@ -99,16 +99,16 @@ def _attend_in_blocks(
     most = CPU_BLOCK if v.device.type == "cpu" else DEVICE_BLOCK
     maps = max(1, most // (queries * keys))
     rows = min(queries, max(1, most // keys))
+    mask = None if key_mask is None else ~key_mask.repeat_interleave(heads, 0)[:, None]
     for first in range(0, left.shape[0], maps):
-        group = slice(first, first + maps)
+        group = first if maps == 1 else slice(first, first + maps)  # a plain matmul is faster than one of one
         for start in range(0, queries, rows):
             x = left[group, start : start + rows] @ right[group]
             if tied:
                 x.diagonal(start, -2, -1).zero_()
             x.clamp_min_(floor).sqrt_()
-            if key_mask is not None:
-                samples = torch.arange(first, min(first + maps, left.shape[0]), device=x.device) // heads
-                x.masked_fill_(~key_mask[samples, None], float("inf"))
+            if mask is not None:
+                x.masked_fill_(mask[group], float("inf"))
             torch.sub(x.amin(-1, keepdim=True), x, out=x).exp_()  # a softmax, less its last division
             attended = x.to(v.dtype) @ values[group]
             out[group, start : start + rows] = attended / x.sum(-1, keepdim=True).to(v.dtype)

@@ -81,6 +81,14 @@ class Dense(nn.Module):
         return F.leaky_relu(y, 0.2) if self.activation == "lrelu" else y
 
 
+def kernel_energy(kernel: Tensor) -> Tensor:
+    """Squares of kernels [..., 3, 3] summed over their taps: [...]. Without gradients in one pass over what
+    may be the largest tensors there are."""
+    if torch.is_grad_enabled() and kernel.requires_grad:
+        return kernel.square().sum((-2, -1))
+    return torch.linalg.vector_norm(kernel, dim=(-2, -1)).square()
+
+
 def demodulation(filter_energy: Tensor, style: Tensor, taps: int) -> Tensor:
     """Factor that gives each output filter of a modulated kernel unit norm.
 
@@ -197,7 +205,7 @@ class DeformationField(nn.Module):
         """x [B, C, H, W], w [B, D] -> offsets [B, 18, H, W] in pixels, gates [B, 9, H, W] in (0, 2)."""
         style = self.style(w)
         if self.demodulate:
-            output_scale = demodulation(self.weight.square().sum((2, 3)), style, taps=9)
+            output_scale = demodulation(kernel_energy(self.weight), style, taps=9)
         else:
             output_scale = torch.full_like(style[:, :1], 1 / math.sqrt(x.shape[1] * 9))
         field = F.conv2d(x * style[:, :, None, None], self.weight, padding=1)
@@ -270,7 +278,7 @@ class ModulatedConvolution(nn.Module):
         gain = activation_gain("lrelu")
         output_scale = None
         if self.demodulate:
-            output_scale = demodulation(kernel.square().sum((-2, -1)), style, taps=9) * gain
+            output_scale = demodulation(kernel_energy(kernel), style, taps=9) * gain
         else:
             style = style * (self.bank.gain * gain)
         y = self._convolve(x, style[:, :, None, None], kernel, w)
