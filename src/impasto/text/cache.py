@@ -48,23 +48,11 @@ class Row(NamedTuple):
         return zlib.crc32(self.pooled, zlib.crc32(self.tokens))
 
 
-class CachedEncoder:
-    """Wraps any encoder whose features are float32; follows the same protocol.
+class WrappedEncoder:
+    """What an encoder around another one takes over from it."""
 
-    Trailing positions that are masked and exactly zero are padding and not stored, so the T of a result is
-    the longest among its own texts (CLIP's padding positions carry features: all 77 are kept). batch_size
-    bounds how many texts are encoded before they are written. Raises CacheError.
-    """
-
-    def __init__(self, encoder: TextEncoder, directory: Path | str, batch_size: int = 256) -> None:
+    def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
-        self._batch_size = batch_size
-        self._directory = Path(directory)
-
-    @property
-    def path(self) -> Path:
-        """The file of this encoder."""
-        return self._directory / f"{self.fingerprint[:32]}.sqlite"
 
     @property
     def width(self) -> int:
@@ -81,6 +69,25 @@ class CachedEncoder:
     def to(self, target: torch.device | torch.dtype | str) -> Self:
         self._encoder.to(target)
         return self
+
+
+class CachedEncoder(WrappedEncoder):
+    """Wraps any encoder whose features are float32; follows the same protocol.
+
+    Trailing positions that are masked and exactly zero are padding and not stored, so the T of a result is
+    the longest among its own texts (CLIP's padding positions carry features: all 77 are kept). batch_size
+    bounds how many texts are encoded before they are written. Raises CacheError.
+    """
+
+    def __init__(self, encoder: TextEncoder, directory: Path | str, batch_size: int = 256) -> None:
+        super().__init__(encoder)
+        self._batch_size = batch_size
+        self._directory = Path(directory)
+
+    @property
+    def path(self) -> Path:
+        """The file of this encoder."""
+        return self._directory / f"{self.fingerprint[:32]}.sqlite"
 
     def encode(self, texts: list[str]) -> TextFeatures:
         """As the wrapped encoder gave them the first time; only texts never seen are encoded, each once."""
