@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from impasto.config import ConfigError
 from impasto.data.scene_source import SceneOptions, SceneSource
@@ -121,3 +122,27 @@ def test_wording_stays():
     rng.bit_generator.state = state
     assert caption(scene, rng) == text
     assert wrong is not None and len(set(text.split()) ^ set(wrong.split())) <= 4
+
+
+def test_a_lone_object_stands_as_near_the_middle_as_asked_and_others_where_they_were():
+    plain = SceneOptions(max_objects=2, textures=False)
+    anywhere, halfway, middle = (
+        SceneSource(64, replace(plain, lone_spread=spread)) for spread in (1.0, 0.5, 0.0)
+    )
+    for position in range(60):
+        (picture, text), (half, same_text), (gathered, same_again) = (
+            source.sample(position) for source in (anywhere, halfway, middle)
+        )
+        assert text == same_text == same_again
+        seen, moved, centred = (
+            read_image(Image.fromarray(pixels)).objects for pixels in (picture, half, gathered)
+        )
+        if len(seen) == 1:
+            for axis in ("x", "y"):
+                place = getattr(seen[0], axis) - 0.5
+                assert getattr(centred[0], axis) == pytest.approx(0.5, abs=0.04)
+                assert getattr(moved[0], axis) - 0.5 == pytest.approx(place / 2, abs=0.04)
+        else:
+            assert (picture == gathered).all()
+    with pytest.raises(ConfigError, match="lone_spread"):
+        SceneOptions(lone_spread=-0.1)

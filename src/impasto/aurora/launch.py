@@ -195,7 +195,7 @@ def _initial_weights(init_from: str | None) -> dict[str, dict[str, Tensor]] | No
         raise ConfigError(f"--init-from {init_from}: neither a model directory, a run, nor an official .pth")
     tensors, _ = load_checkpoint(newest)
     weights = {"generator": dict(tensors["average"])}
-    for name in ("discriminator", "vision_aided"):
+    for name in ("discriminator", "vision_aided", "latent_encoder"):
         if name in tensors:
             weights[name] = dict(tensors[name])
     return weights

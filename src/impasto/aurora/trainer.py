@@ -9,6 +9,7 @@ from torch import Tensor
 
 from impasto.aurora.guidance import gather_captions
 from impasto.aurora.losses import caption_ids, duplicate_mask
+from impasto.aurora.reconstruction import LatentEncoder, reconstruction_backward
 from impasto.aurora.steps import (
     MicroBatch,
     discriminator_backward,
@@ -75,10 +76,23 @@ def train(
 
 def step(state: TrainingState, source: Source, encoder: TextEncoder, ranks: Ranks) -> None:
     """One update of the discriminator, then of the generator, then of the averages."""
-    config, index = state.run.training, state.images // state.run.training.batch
+    config = state.run.training
     random = torch.Generator().manual_seed(_step_seed(config.seed, ranks.rank, state.images))
     batches = list(_micro_batches(state, source, encoder, ranks, random))
-    share = 1 / len(batches)
+    if state.images >= config.adversarial_from:
+        _adversarial_backward(state, batches, ranks, random)
+    if state.latent_encoder is not None:
+        _reconstruction_backward(state, state.latent_encoder, batches, ranks, random)
+    _update(state, state.drawing, ranks)
+    state.average.update(state.generator, config.batch, state.images)
+    state.images += config.batch
+
+
+def _adversarial_backward(
+    state: TrainingState, batches: Sequence[MicroBatch], ranks: Ranks, random: torch.Generator
+) -> None:
+    """The critics' update, then the generator's gradients through them."""
+    config, index, share = state.run.training, state.images // state.run.training.batch, 1 / len(batches)
     # The first pass of the generator serves both updates; with accumulation the others are made again.
     first = generate(state.generator, batches[0], config)
     for batch in batches:
@@ -97,7 +111,7 @@ def step(state: TrainingState, source: Source, encoder: TextEncoder, ranks: Rank
             source=random,
         )
         state.add(metrics)
-    _update(state, [name for name in state.trained if name != "generator"], ranks)
+    _update(state, [name for name in state.trained if name not in state.drawing], ranks)
     path_due = config.path_length_weight > 0 and index % config.path_length_interval == 0
     for batch in batches:
         output = first if batch is batches[0] else generate(state.generator, batch, config)
@@ -113,9 +127,25 @@ def step(state: TrainingState, source: Source, encoder: TextEncoder, ranks: Rank
         state.add(metrics)
         state.add(expert_load(output))
         state.generator.update_w_avg(ranks.mean_across_ranks(output.w.detach()), config.w_avg_decay)
-    _update(state, ["generator"], ranks)
-    state.average.update(state.generator, config.batch, state.images)
-    state.images += config.batch
+
+
+def _reconstruction_backward(
+    state: TrainingState,
+    latent_encoder: LatentEncoder,
+    batches: Sequence[MicroBatch],
+    ranks: Ranks,
+    random: torch.Generator,
+) -> None:
+    """Gradients of generator and encoder for drawing the real pictures again. While nothing else is trained
+    the mean of w is theirs."""
+    config = state.run.training
+    for batch in batches:
+        metrics, w = reconstruction_backward(
+            latent_encoder, state.generator, batch, state.run, share=1 / len(batches), source=random
+        )
+        state.add(metrics)
+        if state.images < config.adversarial_from:
+            state.generator.update_w_avg(ranks.mean_across_ranks(w), config.w_avg_decay)
 
 
 def _micro_batches(

@@ -32,6 +32,11 @@ class TrainingConfig:
     # Of the discriminator's contrastive loss on real pictures and the generator's through it (LAFITE; not in
     # Aurora's recipe); needs discriminator.contrastive.
     contrastive_weight: float = 0.0
+    # Of drawing real pictures again from latents that an encoder finds (BicycleGAN; not in Aurora's recipe),
+    # and of the latents' divergence from noise, per nat, beside the mean squared error.
+    reconstruction_weight: float = 0.0
+    reconstruction_divergence: float = 0.003  # ours
+    adversarial_from: int = 0  # images; before that only `reconstruction_weight` trains
     path_length_weight: float = 0.0  # off as in GigaGAN; StyleGAN2: 2
     path_length_interval: int = 4  # steps; StyleGAN2
     average_half_life: float = 5_000_000.0  # images; guess between StyleGAN's and GigaGAN's
@@ -60,6 +65,8 @@ class TrainingConfig:
             raise ConfigError(f"training.micro_batch={self.micro_batch} should divide batch={self.batch}")
         if self.batch < 2 or self.micro_batch == 1:
             raise ConfigError("training.batch and micro_batch should be at least 2: captions are mismatched")
+        if self.adversarial_from and not self.reconstruction_weight:
+            raise ConfigError("training.adversarial_from needs training.reconstruction_weight")
         for name in ("r1_interval", "path_length_interval", "images"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} should be at least 1")

@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 from impasto.aurora.discriminator import Discriminator
 from impasto.aurora.generator import Generator
 from impasto.aurora.guidance import Guides
+from impasto.aurora.reconstruction import LatentEncoder
 from impasto.aurora.steps import Critics
 from impasto.aurora.training_config import AuroraRun, TrainingConfig
 from impasto.aurora.vision_aided import VisionAidedHeads
@@ -34,7 +35,8 @@ class Trained:
 @dataclass
 class TrainingState:
     """A run at one moment. `trained` holds the networks by name: generator, discriminator, and vision_aided
-    where the run has such heads; `critics` the same discriminator and heads as a step takes them."""
+    and latent_encoder where the run has such; `critics` the same discriminator and heads as a step takes
+    them."""
 
     run: AuroraRun
     generator: Generator
@@ -44,6 +46,7 @@ class TrainingState:
     path_mean: Tensor
     sums: dict[str, Tensor | float]  # of metrics since the last log line; fp64, on their device until read
     counts: dict[str, int]
+    latent_encoder: LatentEncoder | None = None
     images: int = 0
     last_checkpoint: Path | None = None
 
@@ -63,9 +66,14 @@ class TrainingState:
             heads = None
             if guides.vision is not None:
                 heads = VisionAidedHeads(guides.vision.map_channels, run.discriminator.text_width)
+            encoder = None
+            if training.reconstruction_weight:
+                encoder = LatentEncoder(run.discriminator.resolution, run.model.generator.z_dim)
         networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         if heads is not None:
             networks["vision_aided"] = heads
+        if encoder is not None:
+            networks["latent_encoder"] = encoder
         for name, network in networks.items():
             if initial and name in initial:
                 _begin_from(network, initial[name], name)
@@ -86,7 +94,13 @@ class TrainingState:
             path_mean=torch.zeros((), device=device),
             sums={},
             counts={},
+            latent_encoder=encoder,
         )
+
+    @property
+    def drawing(self) -> list[str]:
+        """Names of the networks that draw; the others judge."""
+        return [name for name in self.trained if name in ("generator", "latent_encoder")]
 
     @property
     def discriminator(self) -> Discriminator:
@@ -151,7 +165,7 @@ class TrainingState:
 
 def _optimizer(network: nn.Module, config: TrainingConfig) -> Optimizer:
     rate, own = config.learning_rate, config.discriminator_learning_rate
-    if own is not None and not isinstance(network, Generator):
+    if own is not None and not isinstance(network, (Generator, LatentEncoder)):
         rate = own
     return AdamW(
         _groups(network, config),

@@ -2,7 +2,7 @@
 on its own, so that a run resumes anywhere and any number of ranks can share it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ _TRIES = 20  # a caption without colour or shape leaves open a pair that may bel
 class SceneOptions:
     """Which scenes. `languages` are drawn with equal chance; `categories` None: all six. `near_misses` is the
     share of samples that come with a caption wrong by one fact, for the matching loss (ours). So many
-    consecutive positions as `pictures_per_caption` are different pictures of one caption."""
+    consecutive positions as `pictures_per_caption` are different pictures of one caption. `lone_spread` is
+    how far from the middle an object that is alone stands: 1 anywhere, 0 in the middle."""
 
     max_objects: int = 4
     textures: bool = True
@@ -36,12 +37,15 @@ class SceneOptions:
     categories: tuple[str, ...] | None = None
     near_misses: float = 0.0
     pictures_per_caption: int = 1
+    lone_spread: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.languages or not set(self.languages) <= {"en", "zh"}:
             raise ConfigError(f"data.languages={self.languages} should name en, zh or both")
         if not 0 <= self.near_misses <= 1:
             raise ConfigError(f"data.near_misses={self.near_misses} should be a share, from 0 to 1")
+        if not 0 <= self.lone_spread <= 1:
+            raise ConfigError(f"data.lone_spread={self.lone_spread} should be a share, from 0 to 1")
         if self.pictures_per_caption < 1:
             raise ConfigError(f"data.pictures_per_caption={self.pictures_per_caption} should be at least 1")
 
@@ -66,7 +70,15 @@ class SceneSource:
         scene, text, _ = self._told(position)
         if position % self.options.pictures_per_caption:
             scene = self._another(scene, text, position)
-        return np.asarray(render(scene, size=self.resolution)), text
+        return np.asarray(render(self._gathered(scene), size=self.resolution)), text
+
+    def _gathered(self, scene: Scene) -> Scene:
+        """The scene with an object that is alone drawn towards the middle. No caption says where that is."""
+        if len(scene.objects) != 1 or self.options.lone_spread == 1:
+            return scene
+        (item,), spread = scene.objects, self.options.lone_spread
+        moved = replace(item, x=0.5 + spread * (item.x - 0.5), y=0.5 + spread * (item.y - 0.5))
+        return replace(scene, objects=(moved,))
 
     def samples(self, positions: Sequence[int]) -> list[int]:
         """Which pictures stand at the positions: no two are the same."""
