@@ -2,7 +2,7 @@
 on its own, so that a run resumes anywhere and any number of ranks can share it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from impasto.data.scenes import (
     Scene,
     caption,
     caption_and_contrast,
+    gather_lone,
     parse_prompt,
     realise,
     render,
@@ -70,15 +71,7 @@ class SceneSource:
         scene, text, _ = self._told(position)
         if position % self.options.pictures_per_caption:
             scene = self._another(scene, text, position)
-        return np.asarray(render(self._gathered(scene), size=self.resolution)), text
-
-    def _gathered(self, scene: Scene) -> Scene:
-        """The scene with an object that is alone drawn towards the middle. No caption says where that is."""
-        if len(scene.objects) != 1 or self.options.lone_spread == 1:
-            return scene
-        (item,), spread = scene.objects, self.options.lone_spread
-        moved = replace(item, x=0.5 + spread * (item.x - 0.5), y=0.5 + spread * (item.y - 0.5))
-        return replace(scene, objects=(moved,))
+        return np.asarray(render(gather_lone(scene, self.options.lone_spread), size=self.resolution)), text
 
     def samples(self, positions: Sequence[int]) -> list[int]:
         """Which pictures stand at the positions: no two are the same."""

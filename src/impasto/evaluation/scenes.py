@@ -31,7 +31,6 @@ from impasto.metrics.scenes import (
     Painter,
     SceneReport,
     evaluate_scenes,
-    renders,
 )
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.lineage import images_before, lineage
@@ -189,7 +188,7 @@ def _alignment(
         pictures = report.pictures[group]
         repeated = prompts * (len(pictures) // len(prompts))
         sets[f"{MODEL}, {group}"] = scorer.embed_pictures(pictures), repeated
-        real = renders(report.resolution)(prompts, report.seed)
+        real = report.real(prompts, report.seed)
         sets[f"{CEILING}, {group}"] = scorer.embed_pictures(real), prompts
     return alignment_results(
         scorer, sets, distractors=distractors, seed=report.seed, options=options, resolution=report.resolution
@@ -208,7 +207,7 @@ def _captions(pipe: Any, report: SceneReport, options: SceneOptions) -> dict[str
     return {
         name: {
             language: judge_captions(
-                describe, report.prompts[name], language, resolution=report.resolution, seed=report.seed
+                describe, report.prompts[name], language, painter=report.real, seed=report.seed
             )
             for language in languages
         }
@@ -238,8 +237,7 @@ def _frechet(extractor: ImageFeatures, report: SceneReport) -> dict[str, Any]:
     """Distance between the model's pictures and real renders of the same prompts; beside it what two sets of
     real renders have between them at this number of pictures."""
     prompts = report.prompts["seen"]
-    real = renders(report.resolution)
-    one, two = (picture_stats(extractor, real(prompts, report.seed + shift)) for shift in (1, 2))
+    one, two = (picture_stats(extractor, report.real(prompts, report.seed + shift)) for shift in (1, 2))
     return {
         "extractor": extractor.name,
         "extractor_sha256": extractor.fingerprint,

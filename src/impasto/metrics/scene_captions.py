@@ -7,7 +7,7 @@ from PIL import Image
 
 from impasto.data.scenes import Reading, parse_prompt, read_image, score_reading
 from impasto.metrics.intervals import Estimate, bootstrap
-from impasto.metrics.scenes import renders, shuffled
+from impasto.metrics.scenes import Painter, shuffled
 
 Describer = Callable[[Sequence[Image.Image], str], list[str]]  # pictures and a language -> a sentence each
 
@@ -40,10 +40,10 @@ def _score(text: str, reading: Reading) -> float | None:
 
 
 def judge_captions(
-    describe: Describer, prompts: Sequence[str], language: str, *, resolution: int, seed: int
+    describe: Describer, prompts: Sequence[str], language: str, *, painter: Painter, seed: int
 ) -> CaptionScore:
-    """Let a model describe renders of the prompts' scenes, in a language."""
-    pictures = renders(resolution)(prompts, seed)
+    """Let a model describe the pictures that a perfect painter makes for prompts, in a language."""
+    pictures = painter(prompts, seed)
     texts = describe(pictures, language)
     readings = [read_image(picture) for picture in pictures]
     found = [_score(text, reading) for text, reading in zip(texts, readings, strict=True)]

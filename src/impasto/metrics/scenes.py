@@ -13,7 +13,7 @@ from PIL import Image
 
 from impasto.data.scene_prompts import HELD_OUT_PROMPTS
 from impasto.data.scene_source import SceneOptions, SceneSource
-from impasto.data.scenes import render, scene_for, score_images
+from impasto.data.scenes import gather_lone, render, scene_for, score_images
 from impasto.metrics.intervals import Estimate, bootstrap, prompt_means
 
 # One picture for each prompt. A painter called twice with the same prompts and seed paints the same.
@@ -48,6 +48,11 @@ class SceneReport:
     options: SceneOptions
     pictures: dict[str, list[Image.Image]] = field(repr=False)  # of the first painter, by set
 
+    @property
+    def real(self) -> Painter:
+        """The perfect painter, of the kind of scenes that the report is about."""
+        return renders(self.resolution, self.options.lone_spread)
+
     def position(self, name: str, painter: str) -> float:
         """Where a painter stands on a set: 0 at chance, 1 at the ceiling."""
         scores = self.scores[name]
@@ -80,7 +85,7 @@ def evaluate_scenes(
     sets = prompt_sets(options, count)
     scores: dict[str, dict[str, Score]] = {}
     kept: dict[str, list[Image.Image]] = {}
-    everyone = {**painters, CEILING: renders(resolution)}
+    everyone = {**painters, CEILING: renders(resolution, options.lone_spread)}
     first = next(iter(painters))
     for name, prompts in sets.items():
         repeats = PICTURES_PER_FIXED_PROMPT if name == FIXED_SET else 1
@@ -111,14 +116,13 @@ def judge(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Score:
     )
 
 
-def renders(resolution: int) -> Painter:
+def renders(resolution: int, lone_spread: float = 1.0) -> Painter:
     """A perfect painter: scenes that show what is asked, drawn by the renderer of the data."""
 
     def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
         rngs = (np.random.default_rng((EVALUATION_STREAM, seed, n)) for n in range(len(prompts)))
-        return [
-            render(scene_for(prompt, rng), size=resolution) for prompt, rng in zip(prompts, rngs, strict=True)
-        ]
+        scenes = (scene_for(prompt, rng) for prompt, rng in zip(prompts, rngs, strict=True))
+        return [render(gather_lone(scene, lone_spread), size=resolution) for scene in scenes]
 
     return paint
 

@@ -16,7 +16,7 @@ from impasto.data.scenes.contrast import contrast
 from impasto.data.scenes.parsing import parse_prompt
 from impasto.data.scenes.phrasing import caption, caption_and_contrast, phrase
 from impasto.data.scenes.reading import Reading, SeenObject, read_image, reading_of
-from impasto.data.scenes.realising import realise, scene_for
+from impasto.data.scenes.realising import gather_lone, realise, scene_for
 from impasto.data.scenes.render import render, render_array
 from impasto.data.scenes.requirement import Described, Relation, Requirement, describe
 from impasto.data.scenes.sampling import sample_scene
@@ -62,6 +62,7 @@ __all__ = [
     "caption_and_contrast",
     "contrast",
     "describe",
+    "gather_lone",
     "parse_prompt",
     "phrase",
     "read_image",

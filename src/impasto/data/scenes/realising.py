@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -50,6 +51,16 @@ def realise(requirement: Requirement, rng: np.random.Generator) -> Scene:
     raise ValueError(
         "the objects do not fit into one scene: ask for fewer, smaller or differently placed ones"
     )
+
+
+def gather_lone(scene: Scene, spread: float) -> Scene:
+    """The scene with an object that is alone at `spread` of its distance from the middle; no caption says
+    where such an object stands. Scenes of several objects as they are."""
+    if len(scene.objects) != 1 or spread == 1:
+        return scene
+    (item,) = scene.objects
+    moved = replace(item, x=0.5 + spread * (item.x - 0.5), y=0.5 + spread * (item.y - 0.5))
+    return replace(scene, objects=(moved,))
 
 
 def _choice(rng: np.random.Generator, options: Sequence[str]) -> str:
