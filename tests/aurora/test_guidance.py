@@ -233,3 +233,16 @@ def test_wrong_captions_that_equal_the_own_are_told():
     for row, caption in enumerate(batch.captions):
         equal = [other == caption for other in batch.captions]
         assert batch.duplicates[row, : len(equal)].tolist() == equal
+
+
+def test_the_clip_loss_judges_pictures_drawn_again_while_nothing_else_trains(monkeypatch):
+    alone = ["training.reconstruction_weight=1", "training.adversarial_from=64"]
+    plain = gradients(make_state(None, *alone), monkeypatch)
+    state = make_state(Guides(clip=TinyClip()), *alone, "guidance.clip_weight=0.5")
+    guided = gradients(state, monkeypatch)
+    assert "loss/clip" in state.sums and "discriminator" not in guided
+    changed = [n for n, g in plain["generator"].items() if not torch.equal(g, guided["generator"][n])]
+    assert len(changed) > len(plain["generator"]) / 2
+    both = make_state(Guides(clip=TinyClip()), "training.reconstruction_weight=1")
+    gradients(both, monkeypatch)
+    assert both.counts["loss/clip"] == 1 and both.counts["loss/reconstruction"] == 1  # of noise alone, then

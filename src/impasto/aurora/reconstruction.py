@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from impasto.aurora.discriminator_blocks import Convolution
 from impasto.aurora.generator import Generator
-from impasto.aurora.steps import Metrics, MicroBatch, autocast, detached
+from impasto.aurora.guidance import Guides
+from impasto.aurora.steps import Metrics, MicroBatch, autocast, clip_terms, detached
 from impasto.aurora.training_config import AuroraRun
 from impasto.nn.modules import module_list
 from impasto.nn.style import Dense
@@ -56,10 +57,11 @@ def reconstruction_backward(
     *,
     share: float,
     source: torch.Generator,
+    guides: Guides | None = None,
 ) -> tuple[Metrics, Tensor]:
     """Add `share` of the gradients of encoder and generator for drawing the batch's pictures again: mean
-    squared error, summed over the levels of the pyramid, and the divergence of the latents. Returns what to
-    log, and w [B, D]."""
+    squared error, summed over the levels of the pyramid, and the divergence of the latents; with `guides`
+    that hold a CLIP its loss, weighted as always. Returns what to log, and w [B, D]."""
     config = run.training
     noise = torch.randn(batch.z.shape, generator=source).to(batch.z.device)
     with autocast(batch.images.device, config.bfloat16_generator):
@@ -73,11 +75,15 @@ def reconstruction_backward(
     error = torch.stack(list(errors.values())).sum()
     nats = divergence(mean, log_variance).mean()
     total = config.reconstruction_weight * (error + config.reconstruction_divergence * nats)
-    (share * (total + output.moe_loss)).backward()
+    total = total + output.moe_loss
+    terms = clip_terms(guides or Guides(), batch, output.pyramid, run.guidance)
+    if terms:
+        total = total + run.guidance.clip_weight * terms["loss/clip"]
+    (share * total).backward()
     metrics = {
         "loss/reconstruction": error,
         "loss/latent_divergence": nats,
         "loss/mixture_of_experts": output.moe_loss,
         "error/reconstruction": errors[max(errors)],
     }
-    return detached(metrics), output.w.detach()
+    return detached(metrics | terms), output.w.detach()

@@ -11,7 +11,7 @@ from torch import Tensor
 from impasto.aurora.augment import augment
 from impasto.aurora.discriminator import Discriminator, Features, Scores
 from impasto.aurora.generator import Generator, GeneratorOutput
-from impasto.aurora.guidance import ClipCaptions, Guides, embed_levels
+from impasto.aurora.guidance import ClipCaptions, GuidanceConfig, Guides, embed_levels
 from impasto.aurora.losses import (
     StepScores,
     contrastive_loss,
@@ -200,10 +200,8 @@ def generator_backward(
         terms = generator_loss(seen, inner_head_weight=config.inner_head_weight, prefix="loss/vision_aided_")
         total = total + guidance.vision_aided_weight * terms["loss/vision_aided_generator"]
         metrics |= terms
-    if critics.guides.clip is not None and batch.known is not None:
-        clip, known = critics.guides.clip, batch.known
-        images = embed_levels(clip, output.pyramid, guidance.clip_levels)
-        terms = multi_level_clip_loss(images, known.features, clip.scale, known.own, known.duplicates)
+    terms = clip_terms(critics.guides, batch, output.pyramid, guidance)
+    if terms:
         total = total + guidance.clip_weight * terms["loss/clip"]
         metrics |= terms
     if path_mean is not None:
@@ -214,6 +212,14 @@ def generator_backward(
     (share * total).backward()
     critics.learn(True)
     return detached(metrics)
+
+
+def clip_terms(guides: Guides, batch: MicroBatch, pyramid: Pyramid, guidance: GuidanceConfig) -> Metrics:
+    """The contrastive loss of pictures of the batch's captions; empty where the run has none."""
+    if guides.clip is None or batch.known is None:
+        return {}
+    images, known = embed_levels(guides.clip, pyramid, guidance.clip_levels), batch.known
+    return multi_level_clip_loss(images, known.features, guides.clip.scale, known.own, known.duplicates)
 
 
 def _vision_step(

@@ -139,12 +139,14 @@ def _reconstruction_backward(
     """Gradients of generator and encoder for drawing the real pictures again. While nothing else is trained
     the mean of w is theirs."""
     config = state.run.training
+    alone = state.images < config.adversarial_from
     for batch in batches:
         metrics, w = reconstruction_backward(
-            latent_encoder, state.generator, batch, state.run, share=1 / len(batches), source=random
-        )
+            latent_encoder, state.generator, batch, state.run, share=1 / len(batches), source=random,
+            guides=state.critics.guides if alone else None,  # later it judges pictures of noise
+        )  # fmt: skip
         state.add(metrics)
-        if state.images < config.adversarial_from:
+        if alone:
             state.generator.update_w_avg(ranks.mean_across_ranks(w), config.w_avg_decay)
 
 
