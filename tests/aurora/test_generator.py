@@ -263,7 +263,7 @@ DECLARED_PARAMETERS = {
     "aurora-64-release": 1_166_329_387,
     "aurora-64-paper": 898_709_885,
     "aurora-openglyphs-64": 11_038_043,
-    "aurora-scenes-32": 3_656_206,
+    "aurora-scenes-32": 3_662_350,
     "aurora-debug": 231_963,
 }
 

@@ -94,7 +94,7 @@ def aurora_scenes_32() -> AuroraConfig:
         text_encoder="sentence",
         generator=GeneratorConfig(
             resolution=32,
-            z_dim=32,
+            z_dim=64,
             w_dim=192,
             context_dim=192,
             channel_base=1024,

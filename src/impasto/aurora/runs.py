@@ -18,7 +18,12 @@ def run_aurora_64() -> AuroraRun:
 
 
 def run_aurora_scenes_32() -> AuroraRun:
-    """32x32 scenes of one object on two CPU cores. Sizes and rates are ours."""
+    """32x32 scenes of one object, in the middle, on two CPU cores. Sizes and rates are ours.
+
+    The first images are drawn again from latents alone. That teaches colours, sizes and, together with a
+    scorer's contrastive loss (`guidance.clip_model`; its weight stands ready), shapes, which the adversarial
+    losses of a short run do not. Those then make it crisp.
+    """
     return AuroraRun(
         model=aurora_scenes_32(),
         discriminator=DiscriminatorConfig(
@@ -33,13 +38,27 @@ def run_aurora_scenes_32() -> AuroraRun:
             text_layers=1,
             text_width=192,
             text_learning_rate_multiplier=1.0,  # as in the generator
-            deviation_group=4,  # without it noises gave nearly the same picture
+            pooling="max",  # means lose shapes
+            residual_gain=1.0,
+            contrastive=True,
+            deviation_group=2,  # two pictures of one caption differ, and so should generated ones
         ),
         # Another sample's caption nearly always names another colour, which teaches nothing about shapes.
-        data=SceneOptions(max_objects=1, textures=False, near_misses=0.5),
+        data=SceneOptions(
+            max_objects=1, textures=False, near_misses=0.5, pictures_per_caption=2, lone_spread=0.0
+        ),
+        guidance=GuidanceConfig(clip_weight=0.3, clip_levels=(32,)),
         training=TrainingConfig(
             images=320_000,
             batch=16,  # steps are what a short run lacks
+            learning_rate=0.003,
+            discriminator_learning_rate=0.001,  # at one rate for all it runs away
+            beta1=0.5,  # as pix2pix, which also combines both kinds of losses; 0 learns slower from the first
+            reconstruction_weight=10.0,
+            reconstruction_divergence=0.01,
+            adversarial_from=48_000,
+            contrastive_weight=0.5,
+            inner_head_weight=0.3,
             r1_gamma=0.4,  # 0.1 at 32 px, in GigaGAN's range
             bfloat16_generator=True,
             bfloat16_discriminator=True,

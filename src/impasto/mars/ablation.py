@@ -53,7 +53,6 @@ CELLS = {
 # Measured for mars-nano at one thread, in seconds of processor time: a step of 2,560 tokens 0.54 to 0.62,
 # codes of 16,000 pictures 32, the evaluation 36. So 600 steps make about 460 s of the ten minutes.
 DEFAULT_TOKENS = 1_536_000
-SCENES = ("data.lone_spread=1",)  # objects anywhere, which is harder than the preset
 CHECKPOINTS = 5  # in a run
 TRAINING_PROMPTS = 8  # scored inside a run; the evaluation asks for more
 DEFAULT_PROMPTS = 200  # of each split, in the evaluation: intervals of about +-0.05
@@ -79,7 +78,7 @@ class Ablation:
             raise ConfigError(f"--preset should have a stage1; {self.preset} is none")
         budget = budget_settings(base, self.tokens)
         own = (f"training.seed={seed}", *CELLS[cell].settings)
-        run = find_run(self.preset, (*budget, *SCENES, *self.settings, *own))
+        run = find_run(self.preset, (*budget, *self.settings, *own))
         assert isinstance(run, StageRun)
         return run
 

@@ -26,10 +26,10 @@ def nano_language() -> LanguageRun:
 
 
 def nano_stage1() -> StageRun:
-    """Drawing and describing at 32 px, 64 tokens a picture, one object in the middle of each."""
+    """Drawing and describing at 32 px, 64 tokens a picture, one object in each."""
     return StageRun(
         model=mars_nano(),
-        data=replace(NANO_SCENES, max_objects=1, lone_spread=0.0),
+        data=replace(NANO_SCENES, max_objects=1),
         training=StageTraining(
             tokens=7_680_000,
             image_to_text=0.3,
