@@ -144,7 +144,8 @@ def _scenes_fact(options: SceneOptions) -> str:
     return (
         f"drawings of impasto's scenes and their captions: "
         f"coloured shapes, up to {options.max_objects} in a picture, "
-        f"{'with' if options.textures else 'without'} textures, "
+        + ("in the middle where it is alone, " if options.lone_spread == 0 else "")
+        + f"{'with' if options.textures else 'without'} textures, "
         f"captions in {' and '.join(dict.fromkeys(options.languages))}."
     )
 
