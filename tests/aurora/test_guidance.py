@@ -243,6 +243,11 @@ def test_the_clip_loss_judges_pictures_drawn_again_while_nothing_else_trains(mon
     assert "loss/clip" in state.sums and "discriminator" not in guided
     changed = [n for n, g in plain["generator"].items() if not torch.equal(g, guided["generator"][n])]
     assert len(changed) > len(plain["generator"]) / 2
+    later = make_state(Guides(clip=TinyClip()), *alone, "guidance.clip_from=8")
+    gradients(later, monkeypatch)
+    assert "loss/clip" not in later.sums
+    gradients(later, monkeypatch)  # the second step
+    assert later.counts["loss/clip"] == 1
     both = make_state(Guides(clip=TinyClip()), "training.reconstruction_weight=1")
     gradients(both, monkeypatch)
     assert both.counts["loss/clip"] == 1 and both.counts["loss/reconstruction"] == 1  # of noise alone, then

@@ -22,6 +22,7 @@ class GuidanceConfig:
 
     clip_model: str | None = None  # "clip:DIRECTORY_OR_HUB_NAME" or "two-tower:DIRECTORY"; None: no CLIP loss
     clip_weight: float = 0.2  # recollections of GigaGAN's table: 0.2 to 1
+    clip_from: int = 0  # images; before them pictures are too vague for it and it leaves marks (ours)
     clip_levels: tuple[int, ...] | None = None  # sides that are judged; None: all (Aurora, section 3.3)
     vision_aided_weight: float = 0.0  # GigaGAN; not in Aurora's recipe
     vision_aided_network: str = "efficientnet-lite2"  # GigaGAN: CLIP ViT-B/32

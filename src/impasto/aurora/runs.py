@@ -20,9 +20,9 @@ def run_aurora_64() -> AuroraRun:
 def run_aurora_scenes_32() -> AuroraRun:
     """32x32 scenes of one object, in the middle, on two CPU cores. Sizes and rates are ours.
 
-    The first images are drawn again from latents alone. That teaches colours, sizes and, together with a
-    scorer's contrastive loss (`guidance.clip_model`; its weight stands ready), shapes, which the adversarial
-    losses of a short run do not. Those then make it crisp.
+    The first images are drawn again from latents alone, which teaches colours, sizes and backgrounds. Then a
+    scorer's contrastive loss (`guidance.clip_model`; its weight stands ready) draws shapes, and adversarial
+    losses make them crisp.
     """
     return AuroraRun(
         model=aurora_scenes_32(),
@@ -47,15 +47,16 @@ def run_aurora_scenes_32() -> AuroraRun:
         data=SceneOptions(
             max_objects=1, textures=False, near_misses=0.5, pictures_per_caption=2, lone_spread=0.0
         ),
-        guidance=GuidanceConfig(clip_weight=0.3, clip_levels=(32,)),
+        guidance=GuidanceConfig(
+            clip_weight=0.15, clip_from=48_000, clip_levels=(32,), vision_aided_weight=0.3
+        ),
         training=TrainingConfig(
             images=320_000,
             batch=16,  # steps are what a short run lacks
             learning_rate=0.003,
-            discriminator_learning_rate=0.001,  # at one rate for all it runs away
-            beta1=0.5,  # as pix2pix, which also combines both kinds of losses; 0 learns slower from the first
-            reconstruction_weight=10.0,
-            reconstruction_divergence=0.01,
+            discriminator_learning_rate=0.0025,
+            beta1=0.5,  # as pix2pix, which also combines both kinds of losses
+            reconstruction_weight=5.0,
             adversarial_from=48_000,
             contrastive_weight=0.5,
             inner_head_weight=0.3,

@@ -155,7 +155,8 @@ def _micro_batches(
 ) -> Iterator[MicroBatch]:
     """This rank's part of the batch: every n-th position from its own rank on or, where the discriminator
     compares neighbours, every n-th group of them."""
-    config, clip = state.run.training, state.critics.guides.clip
+    config, guides = state.run.training, state.critics.guides
+    clip = guides.clip if state.images >= state.run.guidance.clip_from else None
     group = max(state.run.discriminator.deviation_group, 1)
     if config.batch % (group * ranks.world_size):
         raise ConfigError(

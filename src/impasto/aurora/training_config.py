@@ -35,7 +35,7 @@ class TrainingConfig:
     # Of drawing real pictures again from latents that an encoder finds (BicycleGAN; not in Aurora's recipe),
     # and of the latents' divergence from noise, per nat, beside the mean squared error.
     reconstruction_weight: float = 0.0
-    reconstruction_divergence: float = 0.003  # ours
+    reconstruction_divergence: float = 0.01  # ours; at 0.001 pictures of noise stay grey
     adversarial_from: int = 0  # images; before that only `reconstruction_weight` trains
     path_length_weight: float = 0.0  # off as in GigaGAN; StyleGAN2: 2
     path_length_interval: int = 4  # steps; StyleGAN2
