@@ -7,14 +7,17 @@ teaches the mean of all such pictures, which is a blur; with one it teaches colo
 scorer's loss from pleasing the scorer alone, and noises come to mean something.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from impasto.aurora.discriminator import box_pyramid
 from impasto.aurora.discriminator_blocks import Convolution
 from impasto.aurora.generator import Generator
 from impasto.aurora.guidance import Guides
-from impasto.aurora.steps import Metrics, MicroBatch, autocast, clip_terms, detached
+from impasto.aurora.steps import Metrics, MicroBatch, autocast, clip_terms, detached, generate
 from impasto.aurora.training_config import AuroraRun
 from impasto.nn.modules import module_list
 from impasto.nn.style import Dense
@@ -66,12 +69,10 @@ def reconstruction_backward(
     noise = torch.randn(batch.z.shape, generator=source).to(batch.z.device)
     with autocast(batch.images.device, config.bfloat16_generator):
         mean, log_variance = encoder(batch.images)
-        z = mean + noise * (log_variance / 2).exp()
-        output = generator(z, batch.text.tokens, batch.text.eot_index, batch.text.mask)
-    errors = {
-        side: F.mse_loss(drawn.float(), F.adaptive_avg_pool2d(batch.images, side))
-        for side, drawn in output.pyramid.items()
-    }
+    z = mean + noise * (log_variance / 2).exp()
+    output = generate(generator, replace(batch, z=z), config)
+    real = box_pyramid(batch.images, min(output.pyramid))
+    errors = {side: F.mse_loss(drawn.float(), real[side]) for side, drawn in output.pyramid.items()}
     error = torch.stack(list(errors.values())).sum()
     nats = divergence(mean, log_variance).mean()
     total = config.reconstruction_weight * (error + config.reconstruction_divergence * nats)
