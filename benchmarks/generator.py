@@ -56,11 +56,11 @@ def inputs(constructor: dict[str, Any], batch: int) -> tuple[Tensor, Tensor, Ten
     return z, context, torch.randint(3, TOKENS, (batch,), generator=generator)
 
 
-def in_bfloat16(constructor: dict[str, Any], state: dict[str, Tensor]) -> Generator:
-    """Our generator as `impasto generate --dtype bfloat16` has it."""
-    generator = from_official(state, constructor)
+def drawing(constructor: dict[str, Any], state: dict[str, Tensor], dtype: torch.dtype) -> Generator:
+    """Our generator as `impasto generate --dtype` has it: frozen, with parameters of that type."""
+    generator = from_official(state, constructor).requires_grad_(False)
     for parameter in generator.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
+        parameter.data = parameter.data.to(dtype)
     return generator
 
 
@@ -80,7 +80,7 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
     ratios, seconds = {}, {}
     for dtype in (torch.float32, torch.bfloat16):
         low = dtype == torch.bfloat16
-        generator = in_bfloat16(constructor, state) if low else from_official(state, constructor)
+        generator = drawing(constructor, state, dtype)
         label = "bf16" if low else "fp32"
 
         def ours(generator: Generator = generator, dtype: torch.dtype = dtype) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from impasto.nn.convolution import deformable_columns
 from impasto.nn.fourier import ConstantInput, FourierInput
 from impasto.nn.resample import fir_kernel, upsample_fir
 from impasto.nn.style import (
@@ -15,7 +16,6 @@ from impasto.nn.style import (
     KernelBank,
     ModulatedConvolution,
     ModulatedLinear,
-    deformable_columns,
     pixel_norm,
 )
 from tests.conftest import relative_difference

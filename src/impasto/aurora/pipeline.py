@@ -75,7 +75,8 @@ class AuroraPipeline:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "AuroraPipeline":
-        """Read a model directory. Raises ModelDirectoryError or ConfigError in one line."""
+        """Read a model directory; its generator is frozen. Raises ModelDirectoryError or ConfigError in one
+        line."""
         path = Path(path)
         family, document = read_config(path)
         if family != FAMILY:
@@ -84,6 +85,7 @@ class AuroraPipeline:
         with torch.device("meta"):
             generator = Generator(config.generator)
         load_weights(path, generator)
+        generator.requires_grad_(False)  # what frozen kernels give is remembered between pictures
         return cls(generator, config, name=path.resolve().name, trained=trained, provenance=provenance)
 
     def summary(self) -> str:

@@ -31,10 +31,10 @@ def merge_heads(x: Tensor) -> Tensor:
 def _distance_factors(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """[..., S, d], [..., T, d] -> [..., S, d + 2], [..., d + 2, T]: squared Euclidean distances are their
     product, (-2q, |q|^2, 1) . (k, 1, |k|^2), so that no other tensor of the result's size is made."""
-    q_norm, k_norm = q.square().sum(-1, keepdim=True), k.square().sum(-1, keepdim=True)
+    q_norm, k_norm = q.square().sum(-1, keepdim=True), k.square().sum(-1)[..., None, :]
     left = torch.cat((-2 * q, q_norm, torch.ones_like(q_norm)), dim=-1)
-    right = torch.cat((k, torch.ones_like(k_norm), k_norm), dim=-1)
-    return left, right.transpose(-2, -1)
+    # Both lie as the product reads them: a transposed view costs a CPU half as much again.
+    return left, torch.cat((k.transpose(-2, -1), torch.ones_like(k_norm), k_norm), dim=-2)
 
 
 def attend(
@@ -94,7 +94,7 @@ def _attend_in_blocks(
     """The same without gradients: so many heads, or rows of one, at a time that their distances stay in the
     cache of a core (or in a small part of a GPU's memory), and in place."""
     heads, (queries, keys) = left.shape[1], (left.shape[2], right.shape[3])
-    left, right, values = left.flatten(0, 1), right.flatten(0, 1), v.flatten(0, 1)
+    left, right, values = left.flatten(0, 1), right.flatten(0, 1), v.flatten(0, 1).contiguous()
     out = torch.empty_like(values[:, :1].expand(-1, queries, -1))
     most = CPU_BLOCK if v.device.type == "cpu" else DEVICE_BLOCK
     maps = max(1, most // (queries * keys))

@@ -1,9 +1,11 @@
-"""Lists of modules that keep the type of their items."""
+"""Lists of modules that keep the type of their items, and what modules remember of their parameters."""
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar, cast
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -11,3 +13,33 @@ M = TypeVar("M", bound=nn.Module)
 def module_list(items: Iterable[M]) -> Sequence[M]:
     """An nn.ModuleList, seen by type checkers as a sequence of its items' type."""
     return cast(Sequence[M], nn.ModuleList(items))
+
+
+class Remembered:
+    """compute(x), kept while a module only draws and the parameter that x comes from is not written to.
+
+    Tensors count their writes in place (averaging, loading), and a parameter put in another's place or given
+    other memory is another one. Nothing is kept of a module in training mode or of a parameter that wants a
+    gradient: torch's fused optimisers write without counting. Copies start empty.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], Tensor]):
+        self.compute = compute
+        self._parameter: weakref.ref[Tensor] | None = None
+        self._state: tuple[Any, ...] = ()
+        self._value: Tensor | None = None
+
+    def __call__(self, x: Tensor, *, of: Tensor, training: bool) -> Tensor:
+        """compute(x), where x is a function of the parameter `of` alone."""
+        if training or of.requires_grad or of.is_inference() or torch.compiler.is_compiling():
+            return self.compute(x)
+        state = (of._version, of.data_ptr(), x.dtype, x.device)
+        known = self._parameter is not None and self._parameter() is of and self._state == state
+        if self._value is None or not known:
+            with torch.inference_mode(False):
+                self._value = self.compute(x.detach())
+            self._parameter, self._state = weakref.ref(of), state
+        return self._value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Remembered, (self.compute,)

@@ -1,5 +1,5 @@
-"""Style-modulated layers: equalised dense layers, modulated convolutions with kernel selection, learned
-deformable sampling, FIR resampling and the Fourier input.
+"""Style-modulated layers: equalised dense layers, modulated 1x1 and 3x3 convolutions with kernel selection,
+and the field of learned deformable sampling.
 
 Everything is plain PyTorch, differentiable twice, and independent per sample: no statistic crosses the
 batch. Facts about the published network carry the section of `docs/aurora.md` or of the paper they come
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from impasto.nn.precision import at_least_float32
+from impasto.nn.convolution import convolve, convolve_columns, convolve_up, deformable_columns
+from impasto.nn.modules import Remembered
 from impasto.nn.resample import filter_after_transposed_convolution, upsample_fir
 
 Activation = Literal["linear", "lrelu"]
@@ -120,6 +121,7 @@ class KernelBank(nn.Module):
         stored_scale = 1.0 if equalized else 1 / math.sqrt(fan_in)
         self.weight = nn.Parameter(torch.randn(kernels, *shape) * stored_scale)
         self.choice = Dense(style_dim, kernels, bias_init=1.0, equalized=equalized) if kernels > 1 else None
+        self._energy = Remembered(kernel_energy if len(shape) == 4 else torch.square)
 
     def forward(self, w: Tensor) -> Tensor:
         """w [B, D] -> the shared kernel [*shape] when N = 1, else one kernel per sample [B, *shape]."""
@@ -127,6 +129,12 @@ class KernelBank(nn.Module):
             return self.weight[0]
         mixture = self.choice(w).softmax(-1).to(self.weight.dtype)
         return (mixture @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
+
+    def energy(self, kernel: Tensor) -> Tensor:
+        """What `demodulation` needs of the kernel that `forward` returned: a shared one's is remembered."""
+        if self.choice is not None:
+            return self._energy.compute(kernel)
+        return self._energy(kernel, of=self.weight, training=self.training)
 
 
 class ModulatedLinear(nn.Module):
@@ -156,7 +164,7 @@ class ModulatedLinear(nn.Module):
         gain = activation_gain(self.activation)
         output_scale = None
         if self.demodulate:
-            output_scale = demodulation(kernel.square(), style, taps=1) * gain
+            output_scale = demodulation(self.bank.energy(kernel), style, taps=1) * gain
         else:
             style = style * (self.bank.gain * gain)
         bias = self.bias * gain
@@ -199,42 +207,21 @@ class DeformationField(nn.Module):
         self.weight = nn.Parameter(torch.randn(27, channels, 3, 3))
         self.scale = nn.Parameter(torch.zeros(27))
         self.bias = nn.Parameter(torch.zeros(27))
+        self._energy = Remembered(kernel_energy)
         self.style = Dense(style_dim, channels, bias_init=1.0, equalized=equalized)
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, C, H, W], w [B, D] -> offsets [B, 18, H, W] in pixels, gates [B, 9, H, W] in (0, 2)."""
         style = self.style(w)
         if self.demodulate:
-            output_scale = demodulation(kernel_energy(self.weight), style, taps=9)
+            energy = self._energy(self.weight, of=self.weight, training=self.training)
+            output_scale = demodulation(energy, style, taps=9)
         else:
             output_scale = torch.full_like(style[:, :1], 1 / math.sqrt(x.shape[1] * 9))
         field = F.conv2d(x * style[:, :, None, None], self.weight, padding=1)
         field = field * (output_scale[:, :, None, None] * self.scale.view(1, 27, 1, 1))
         field = field + self.bias.view(1, 27, 1, 1)
         return field[:, :18], 2 * field[:, 18:].sigmoid()
-
-
-def deformable_columns(x: Tensor, offsets: Tensor, gates: Tensor) -> Tensor:
-    """Nine bilinear samples around every position, each at its own offset.
-
-    x [B, C, H, W], offsets [B, 18, H, W] (dy, dx per tap, pixels), gates [B, 9, H, W] -> [B, C * 9, H * W],
-    ready to be multiplied by a 3x3 kernel flattened as [out, C * 9]. The border rule is that of
-    torchvision's `deform_conv2d`: each of the four neighbours counts as zero when it lies outside.
-    """
-    batch, channels, height, width = x.shape
-    offsets = offsets.to(at_least_float32(offsets)).view(batch, 9, 2, height, width)
-    device = x.device
-    tap = torch.arange(9, device=device)
-    row = torch.arange(height, device=device).view(1, 1, -1, 1) + (tap // 3 - 1).view(1, 9, 1, 1)
-    column = torch.arange(width, device=device).view(1, 1, 1, -1) + (tap % 3 - 1).view(1, 9, 1, 1)
-    y, x_position = row + offsets[:, :, 0], column + offsets[:, :, 1]
-    # grid_sample's coordinates: -1 and 1 are the outer edges of the border pixels.
-    grid = torch.stack(((2 * x_position + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
-    grid = grid.view(batch, 9 * height, width, 2)
-    source = x.to(at_least_float32(x))
-    samples = F.grid_sample(source, grid.to(source.dtype), padding_mode="zeros", align_corners=False)
-    samples = samples.view(batch, channels, 9, height * width) * gates.view(batch, 1, 9, height * width)
-    return samples.view(batch, channels * 9, height * width).to(x.dtype)
 
 
 class ModulatedConvolution(nn.Module):
@@ -278,7 +265,7 @@ class ModulatedConvolution(nn.Module):
         gain = activation_gain("lrelu")
         output_scale = None
         if self.demodulate:
-            output_scale = demodulation(kernel_energy(kernel), style, taps=9) * gain
+            output_scale = demodulation(self.bank.energy(kernel), style, taps=9) * gain
         else:
             style = style * (self.bank.gain * gain)
         y = self._convolve(x, style[:, :, None, None], kernel, w)
@@ -295,24 +282,7 @@ class ModulatedConvolution(nn.Module):
             if self.upsample:
                 x = upsample_fir(x)
             columns = deformable_columns(x * style, *self.deformation(x, w))
-            return (kernel.flatten(-3) @ columns).unflatten(2, x.shape[2:])
+            return convolve_columns(columns, kernel).unflatten(2, x.shape[2:])
         if self.upsample:
             return filter_after_transposed_convolution(convolve_up(x * style, kernel))
         return convolve(x * style, kernel)
-
-
-def convolve(x: Tensor, kernel: Tensor) -> Tensor:
-    """3x3 correlation with zero padding. x [B, in, H, W]; kernel [out, in, 3, 3] or [B, out, in, 3, 3]."""
-    if kernel.ndim == 4:
-        return F.conv2d(x, kernel, padding=1)
-    folded = F.conv2d(x.flatten(0, 1)[None], kernel.flatten(0, 1), padding=1, groups=x.shape[0])
-    return folded[0].unflatten(0, kernel.shape[:2])
-
-
-def convolve_up(x: Tensor, kernel: Tensor) -> Tensor:
-    """Transposed 3x3 convolution of stride 2, same kernel unflipped: [B, out, 2H + 1, 2W + 1]."""
-    if kernel.ndim == 4:
-        return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2)
-    swapped = kernel.transpose(1, 2).flatten(0, 1)
-    folded = F.conv_transpose2d(x.flatten(0, 1)[None], swapped, stride=2, groups=x.shape[0])
-    return folded[0].unflatten(0, kernel.shape[:2])
