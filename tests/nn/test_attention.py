@@ -94,8 +94,8 @@ def test_heads_split_and_merge():
 
 def test_squared_distance_in_single_precision():
     q, k = torch.randn(50, 64), torch.randn(40, 64)
-    expected = torch.cdist(q.double(), k.double()).square()
-    left, right = _distance_factors(q, k)
+    expected = torch.cdist(0.3 * q.double(), 0.3 * k.double()).square()
+    left, right = _distance_factors(q, k, 0.3)
     assert relative_difference((left @ right).double(), expected) < 1e-5
 
 

@@ -28,11 +28,13 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def _distance_factors(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """[..., S, d], [..., T, d] -> [..., S, d + 2], [..., d + 2, T]: squared Euclidean distances are their
-    product, (-2q, |q|^2, 1) . (k, 1, |k|^2), so that no other tensor of the result's size is made."""
-    q_norm, k_norm = q.square().sum(-1, keepdim=True), k.square().sum(-1)[..., None, :]
-    left = torch.cat((-2 * q, q_norm, torch.ones_like(q_norm)), dim=-1)
+def _distance_factors(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """[..., S, d], [..., T, d] -> [..., S, d + 2], [..., d + 2, T]: squares of scaled Euclidean distances are
+    their product, (-2q, |q|^2, 1) . (k, 1, |k|^2), so that no other tensor of the result's size is made."""
+    square = scale**2
+    q_norm = q.square().sum(-1, keepdim=True) * square
+    k_norm = (k.square().sum(-1) * square)[..., None, :]
+    left = torch.cat((q * (-2 * square), q_norm, torch.ones_like(q_norm)), dim=-1)
     # Both lie as the product reads them: a transposed view costs a CPU half as much again.
     return left, torch.cat((k.transpose(-2, -1), torch.ones_like(k_norm), k_norm), dim=-2)
 
@@ -73,7 +75,7 @@ def attend(
 def _attend_euclidean(q: Tensor, k: Tensor, v: Tensor, scale: float, key_mask: Tensor | None) -> Tensor:
     dtype = at_least_float32(q)
     with without_autocast(q):
-        left, right = _distance_factors(q.to(dtype) * scale, k.to(dtype) * scale)
+        left, right = _distance_factors(q.to(dtype), k.to(dtype), scale)
         floor = SQUARED_DISTANCE_FLOOR * scale**2
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))):
             return _attend_in_blocks(left, right, v, floor, q is k, key_mask)
