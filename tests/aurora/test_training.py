@@ -15,6 +15,7 @@ import torch
 
 import impasto
 from impasto.aurora import trainer
+from impasto.aurora.generator import Generator
 from impasto.aurora.launch import LaunchOptions, find_run, launch
 from impasto.aurora.runs import RUNS
 from impasto.aurora.trainer import step
@@ -138,6 +139,41 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
     same_checkpoint(latest_checkpoint(whole), latest_checkpoint(again))
     metrics = [read_metrics(run / "metrics.jsonl", with_time=False) for run in (whole, again)]
     assert metrics[0] == metrics[1]
+
+
+def test_activations_computed_again_change_no_bit(tmp_path):
+    kept, again = tmp_path / "kept", tmp_path / "again"
+    everything = [
+        "training.path_length_weight=1.0",
+        "training.r1_interval=1",
+        "training.path_length_interval=1",
+    ]
+    train(kept, "training.images=16", *everything)
+    train(again, "training.images=16", "training.recompute_activations=true", *everything)
+    states = [load_checkpoint(latest_checkpoint(run))[0] for run in (kept, again)]
+    for name, group in states[0].items():
+        for key, tensor in group.items():
+            assert torch.equal(tensor, states[1][name][key]), (name, key)
+
+
+def test_activations_computed_again_are_not_kept():
+    run = find_run("aurora-debug", SMALL)
+    kept = {}
+    for recompute in (False, True):
+        generator = Generator(run.model.generator)
+        generator.recompute = recompute
+        sizes: list[int] = []
+
+        def pack(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            width = run.model.generator.text_head.input_dim
+            z = torch.randn(4, run.model.generator.z_dim)
+            generator(z, torch.randn(4, 9, width), torch.full((4,), 8))
+        kept[recompute] = sum(sizes)
+    assert kept[True] < kept[False] / 3
 
 
 def test_stopping_between_intervals_loses_nothing(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from impasto.aurora.config import PerLevel, at_level
 from impasto.aurora.discriminator_blocks import Head, Pooling, Stage, TextBranch
 from impasto.config import ConfigError
-from impasto.nn.modules import module_list
+from impasto.nn.modules import module_list, run_part
 from impasto.nn.precision import at_least_float32
 from impasto.nn.style import Dense
 
@@ -147,6 +147,7 @@ class Discriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
         self.config = config
+        self.recompute = False  # activations of stages, on the way back, instead of keeping them
         self.text = TextBranch(
             config.input_dim,
             config.text_width,
@@ -234,7 +235,7 @@ class Discriminator(nn.Module):
                 inputs = (*inputs, side)
             if x is None:
                 continue
-            x = stage(x)
+            x = run_part(stage, x, recompute=self.recompute)
             output = self.config.output(side)
             by_level = x.unflatten(0, (len(inputs), batch)).flatten(3)
             seen.tokens[output] = by_level.permute(1, 0, 3, 2).contiguous()

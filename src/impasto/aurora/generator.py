@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from impasto.aurora.blocks import Level
 from impasto.aurora.config import GeneratorConfig
 from impasto.aurora.text_head import Mapping, TextHead
-from impasto.nn.modules import module_list
+from impasto.nn.modules import module_list, run_part
 from impasto.nn.moe import Routing, balance_loss
 from impasto.nn.precision import at_least_float32
 from impasto.nn.resample import upsample_fir
@@ -50,6 +50,7 @@ class Generator(nn.Module):
         slots = config.style_slots if config.mapping.style_per_layer else 1
         self.register_buffer("w_avg", torch.zeros(slots * config.w_dim))
         # Averages the load over ranks when moe.balance_scope is "global"; a trainer sets it.
+        self.recompute = False  # activations of units, on the way back, instead of keeping them
         self.reduce_load: Callable[[Tensor], Tensor] | None = None
 
     def forward(
@@ -117,7 +118,8 @@ class Generator(nn.Module):
         slot = 0
         for level in self.levels:
             for unit in level.units:
-                x, unit_routing = unit(x, wp[:, slot : slot + unit.slots], local_text, local_mask)
+                own = wp[:, slot : slot + unit.slots]
+                x, unit_routing = run_part(unit, x, own, local_text, local_mask, recompute=self.recompute)
                 slot += unit.slots
                 routing += unit_routing
             assert x is not None

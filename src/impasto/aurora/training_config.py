@@ -44,6 +44,9 @@ class TrainingConfig:
     w_avg_decay: float = 0.998  # per step; StyleGAN
     bfloat16_generator: bool = False  # autocast; the frozen text encoder in bf16 too
     bfloat16_discriminator: bool = False  # autocast (ours); its losses and R1 stay in fp32
+    # Compute activations of both networks again on the way back instead of keeping them: the same numbers in
+    # less memory and about a third more time.
+    recompute_activations: bool = False
     augmentation: AugmentationPolicy | None = None  # GigaGAN and Aurora: none
     log_every: int = 10_240
     sample_every: int = 1_024_000

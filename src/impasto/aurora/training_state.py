@@ -74,6 +74,7 @@ class TrainingState:
             networks["vision_aided"] = heads
         if encoder is not None:
             networks["latent_encoder"] = encoder
+        generator.recompute = discriminator.recompute = training.recompute_activations
         for name, network in networks.items():
             if initial and name in initial:
                 _begin_from(network, initial[name], name)

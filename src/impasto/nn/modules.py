@@ -1,4 +1,5 @@
-"""Lists of modules that keep the type of their items, and what modules remember of their parameters."""
+"""Lists of modules that keep the type of their items, activations computed again instead of kept, and what
+modules remember of their parameters."""
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -6,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -13,6 +15,14 @@ M = TypeVar("M", bound=nn.Module)
 def module_list(items: Iterable[M]) -> Sequence[M]:
     """An nn.ModuleList, seen by type checkers as a sequence of its items' type."""
     return cast(Sequence[M], nn.ModuleList(items))
+
+
+def run_part(part: nn.Module, *inputs: Any, recompute: bool) -> Any:
+    """part(*inputs); with `recompute` its activations are computed again on the way back instead of kept.
+    The same numbers, bit for bit, gradients of gradients included."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(part, *inputs, use_reentrant=False)
+    return part(*inputs)
 
 
 class Remembered:
