@@ -212,4 +212,4 @@ class AuroraConfig:
     @property
     def resolution(self) -> int:
         """Side of its pictures, in pixels."""
-        return self.generator.resolution
+        return self.generator.active_resolutions[-1]

@@ -49,8 +49,8 @@ class Generator(nn.Module):
         self.levels = module_list(Level(config, resolution) for resolution in config.resolutions)
         slots = config.style_slots if config.mapping.style_per_layer else 1
         self.register_buffer("w_avg", torch.zeros(slots * config.w_dim))
-        # Averages the load over ranks when moe.balance_scope is "global"; a trainer sets it.
         self.recompute = False  # activations of units, on the way back, instead of keeping them
+        # Averages the load over ranks when moe.balance_scope is "global"; a trainer sets it.
         self.reduce_load: Callable[[Tensor], Tensor] | None = None
 
     def forward(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from impasto.aurora.growing_measure import Grower, check_disjoint
 from impasto.aurora.guidance import Guides
 from impasto.aurora.official import RELEASED_CONSTRUCTOR, from_official, read_official
 from impasto.aurora.pipeline import AuroraPipeline
@@ -26,6 +27,7 @@ from impasto.data.texts import texts_reader
 from impasto.data.training_set import FREE as DATA_FREE
 from impasto.data.training_set import find_set, write_bad_samples
 from impasto.data.training_set import provenance as data_provenance
+from impasto.metrics.extractors import load_extractor
 from impasto.runtime.checkpoint import (
     clean_leftovers,
     images_of,
@@ -101,13 +103,14 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
         )
         if isinstance(records, Stream) and ranks.is_main:
             display.message(records.promise)
+        grower = _grower(run, records, source, recorder, ranks)
         try:
             saved = state.restore(checkpoint) if checkpoint else {}
             recorder.resume(saved, state.images)
             if ranks.is_main:
                 remove_after(out, state.images)
             return train(
-                state, source, reader, recorder,
+                state, source, reader, recorder, grower,
                 ranks=ranks, deadline=Deadline(options.time_limit), stop=stop,
             )  # fmt: skip
         finally:
@@ -136,6 +139,32 @@ def _source(
         place = {"rank": ranks.rank, "world_size": ranks.world_size}
         return StreamSource(records, resolution, run.dataset, seed=seed, start=start, **place)
     return DataSource(records, resolution, run.dataset, seed=seed, stride=ranks.world_size)
+
+
+def _grower(
+    run: AuroraRun,
+    records: Records | Stream | None,
+    source: SceneSource | DataSource | StreamSource,
+    recorder: RunRecorder,
+    ranks: Ranks,
+) -> Grower | None:
+    """What decides when a growing run goes on. Raises ConfigError where the data cannot be measured."""
+    growing = run.growing
+    if growing.schedule == "none":
+        return None
+    extractor, real = None, None
+    data = {"resolution": run.model.generator.resolution, "seed": run.training.seed, **data_provenance(run)}
+    if growing.schedule == "reference":
+        if isinstance(source, StreamSource) or isinstance(records, Stream):
+            raise ConfigError(
+                "growing.schedule=reference measures pictures of the data again and again, which a stream "
+                "cannot give; download it, or use growing.schedule=images"
+            )
+        if records is not None:
+            check_disjoint(growing, len(records))
+            data["fingerprint"] = records.fingerprint
+        extractor, real = load_extractor(growing.extractor, ranks.device), source
+    return Grower(real, extractor, recorder.pipeline, recorder.growing, ranks=ranks, data=data)
 
 
 def fixed_prompts(run: AuroraRun, count: int = FIXED_PROMPTS) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from impasto.aurora.generator import Generator
+from impasto.aurora.growing import at_side
 from impasto.aurora.pipeline import AuroraPipeline, Generation
 from impasto.aurora.training_config import AuroraRun
 from impasto.aurora.training_state import TrainingState
@@ -94,7 +95,7 @@ class RunRecorder:
             save_png(sheet, folder / f"{name}-{kind}.png")
             for sink in self.sinks:
                 sink.picture(state.images, kind, sheet)
-        if self.evaluate is None or state.images == 0:
+        if self.evaluate is None or state.images == 0 or not state.grown:
             return
         scores = self.evaluate(pipe)
         assert self.writer is not None
@@ -123,13 +124,22 @@ class RunRecorder:
             with torch.random.fork_rng(devices=[]):
                 self._shadow = Generator(state.run.model.generator).to(self.ranks.device)
         state.average.copy_to(self._shadow)
+        model = at_side(state.run.model, state.side)
+        self._shadow.config = model.generator
         return AuroraPipeline(
             self._shadow,
-            state.run.model,
+            model,
             name=self.out.name,
             encoder=self.encoder,
             provenance={**self.provenance, "images_seen": state.images},
         )
+
+    def growing(self, state: TrainingState, line: str, values: Mapping[str, float]) -> None:
+        """A measurement or a switch of a growing run, for the console and the metrics."""
+        if self.writer is not None:
+            if values:
+                self.writer.write(state.images, values)
+            self.display.message(f"{state.images:,} images: {line}")
 
     def close(self) -> None:
         if self.writer is not None:

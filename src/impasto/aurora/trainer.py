@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from impasto.aurora.growing import down_to
 from impasto.aurora.guidance import gather_captions
 from impasto.aurora.losses import caption_ids, duplicate_mask
 from impasto.aurora.reconstruction import LatentEncoder, reconstruction_backward
@@ -46,11 +47,18 @@ class Recorder(Protocol):
     def tick(self, images: int) -> None: ...
 
 
+class Grows(Protocol):
+    """What decides, after every step, whether a run goes on to the next resolution; see `growing_measure`."""
+
+    def consider(self, state: TrainingState) -> None: ...
+
+
 def train(
     state: TrainingState,
     source: Source,
     encoder: TextEncoder,
     recorder: Recorder,
+    grower: Grows | None = None,
     *,
     ranks: Ranks,
     deadline: Deadline,
@@ -60,8 +68,14 @@ def train(
     checkpoint is written in each case. Returns why it ended. Raises NonFiniteError after too many bad steps
     in a row, with the last good checkpoint kept."""
     config = state.run.training
+
+    def advance() -> None:
+        step(state, source, encoder, ranks)
+        if grower is not None:
+            grower.consider(state)
+
     return run_steps(
-        lambda: step(state, source, encoder, ranks),
+        advance,
         lambda: state.images,
         state.take_means,
         state,
@@ -174,7 +188,7 @@ def _micro_batches(
         texts = [*captions, *near.values()]
         ids, features = caption_ids(texts), encoder.encode(texts).to(ranks.device)
         yield MicroBatch(
-            images.to(ranks.device),
+            down_to(images.to(ranks.device), state.side),
             captions,
             features[: len(captions)],
             z.to(ranks.device),

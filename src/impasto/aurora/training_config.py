@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from impasto.aurora.augment import AugmentationPolicy
 from impasto.aurora.config import AuroraConfig
 from impasto.aurora.discriminator import DiscriminatorConfig
+from impasto.aurora.growing import GrowingConfig
 from impasto.aurora.guidance import GuidanceConfig
 from impasto.config import ConfigError
 from impasto.data.options import DatasetOptions
@@ -85,6 +86,7 @@ class AuroraRun:
     dataset: DatasetOptions = field(default_factory=DatasetOptions)  # any other --data
     training: TrainingConfig = field(default_factory=TrainingConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    growing: GrowingConfig = field(default_factory=GrowingConfig)
 
     def __post_init__(self) -> None:
         generator, discriminator = self.model.generator, self.discriminator
@@ -104,3 +106,22 @@ class AuroraRun:
             raise ConfigError("training.contrastive_weight needs discriminator.contrastive=true")
         if generator.text_head.input_dim != discriminator.input_dim:
             raise ConfigError("generator.text_head.input_dim and discriminator.input_dim should be equal")
+        self._check_growing()
+
+    def _check_growing(self) -> None:
+        growing, resolutions = self.growing, self.model.generator.resolutions
+        if growing.schedule == "none":
+            return
+        if growing.first not in resolutions:
+            raise ConfigError(f"growing.first={growing.first} should be one of the levels {resolutions}")
+        batch = self.training.batch
+        for name in ("check_every", "stage_images"):
+            if getattr(growing, name) % batch:
+                raise ConfigError(
+                    f"growing.{name}={getattr(growing, name)} should be a multiple of batch={batch}"
+                )
+        if self.training.reconstruction_weight or self.guidance.clip_model:
+            raise ConfigError(
+                "a run that grows has no whole pictures for training.reconstruction_weight and "
+                "guidance.clip_model; leave those out, or growing.schedule=none"
+            )

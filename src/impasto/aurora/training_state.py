@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 from impasto.aurora.discriminator import Discriminator
 from impasto.aurora.generator import Generator
+from impasto.aurora.growing import Growth, at_side, begin_at_zero
 from impasto.aurora.guidance import Guides
 from impasto.aurora.reconstruction import LatentEncoder
 from impasto.aurora.steps import Critics
@@ -47,6 +48,7 @@ class TrainingState:
     sums: dict[str, Tensor | float]  # of metrics since the last log line; fp64, on their device until read
     counts: dict[str, int]
     latent_encoder: LatentEncoder | None = None
+    growth: Growth | None = None  # of runs that grow
     images: int = 0
     last_checkpoint: Path | None = None
 
@@ -74,6 +76,11 @@ class TrainingState:
             networks["vision_aided"] = heads
         if encoder is not None:
             networks["latent_encoder"] = encoder
+        growth = None
+        if run.growing.schedule != "none":
+            growth = Growth(run.growing.first)
+            if not (initial and "generator" in initial):
+                begin_at_zero(generator, above=growth.side)
         generator.recompute = discriminator.recompute = training.recompute_activations
         for name, network in networks.items():
             if initial and name in initial:
@@ -96,7 +103,31 @@ class TrainingState:
             sums={},
             counts={},
             latent_encoder=encoder,
+            growth=growth,
         )
+
+    def __post_init__(self) -> None:
+        self._show_side()
+
+    def _show_side(self) -> None:
+        """The generator stops at the stage's side."""
+        self.generator.config = at_side(self.run.model, self.side).generator
+
+    @property
+    def side(self) -> int:
+        """Of the pictures that are trained on now."""
+        return self.run.model.generator.resolution if self.growth is None else self.growth.side
+
+    @property
+    def grown(self) -> bool:
+        """Whether all levels are trained."""
+        return self.side == self.run.model.generator.resolution
+
+    def grow(self, reason: str) -> None:
+        """Go on to the next side. Optimisers keep what they know of old parameters; new ones begin afresh."""
+        assert self.growth is not None and not self.grown
+        self.growth.enter(2 * self.side, self.images, reason)
+        self._show_side()
 
     @property
     def drawing(self) -> list[str]:
@@ -141,6 +172,7 @@ class TrainingState:
                 "guards": {name: part.guard.state_dict() for name, part in self.trained.items()},
                 "sums": {name: float(total) for name, total in self.sums.items()},
                 "counts": self.counts,
+                "growth": None if self.growth is None else self.growth.state_dict(),
                 **extra,
             },
         )
@@ -161,6 +193,9 @@ class TrainingState:
         self.path_mean.copy_(tensors["training"]["path_mean"])
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
         self.images, self.last_checkpoint = state["images"], checkpoint
+        if self.growth is not None:
+            self.growth = Growth.from_state(state["growth"])
+            self._show_side()
         return state
 
 

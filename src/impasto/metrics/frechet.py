@@ -21,6 +21,13 @@ class FrechetStats:
         self._mean: Tensor | None = None
         self._scatter: Tensor | None = None  # sum of outer products about the mean
 
+    @classmethod
+    def known(cls, count: int, mean: Tensor, covariance: Tensor) -> FrechetStats:
+        """Statistics as they were saved: mean [D] and covariance [D, D] of `count` features, fp64."""
+        stats = cls()
+        stats.count, stats._mean, stats._scatter = count, mean, covariance * (count - 1)
+        return stats
+
     def update(self, features: Tensor) -> None:
         """features [N, D], any floating-point type. Raises ValueError for other shapes or for NaN."""
         (rows,) = check_features(features, least=0)
