@@ -1,7 +1,10 @@
 """Progressive growing: when stages end, that nothing old changes at a switch, and that runs resume in it."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,11 +19,13 @@ from impasto.aurora.launch import LaunchOptions, find_run, launch
 from impasto.aurora.training_state import TrainingState
 from impasto.config import ConfigError
 from impasto.data.scene_source import SceneSource
+from impasto.metrics.extractors import load_extractor
 from impasto.nn.resample import upsample_fir
 from impasto.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from impasto.runtime.dist import Ranks
 from impasto.runtime.log import read_metrics
 from tests.aurora.test_training import WordEncoder, same_checkpoint
+from tests.runtime.test_dist import free_port
 
 REFERENCE = [
     "growing.schedule=reference", "growing.check_every=8", "growing.reference_images=8",
@@ -225,3 +230,50 @@ def test_too_few_pictures_for_two_disjoint_sets_are_refused():
         check_disjoint(config(), 30_000)
     check_disjoint(config(), 60_000)
     check_disjoint(config(schedule="images"), 10)
+
+
+@pytest.mark.long
+def test_two_processes_grow_at_the_same_image(tmp_path):
+    """By the command line, with the real extractor: both ranks measure and decide alike, or they hang."""
+    out = tmp_path / "run"
+    settings = [*SHORT, *REFERENCE, "training.images=32"]
+    command = [
+        sys.executable,
+        "-m",
+        "impasto.cli",
+        "train",
+        "aurora-debug",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+    command += [part for setting in settings for part in ("--set", setting)]
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    shared |= {"OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            printed, _ = process.communicate(timeout=180)
+            assert process.returncode == 0, printed
+    finally:
+        for process in processes:
+            process.kill()
+    growth = load_checkpoint(latest_checkpoint(out))[1]["growth"]
+    assert growth["side"] == 16 and [d["images"] for d in growth["decisions"]] == [16, 32]
+    measured = [row for row in read_metrics(out / "metrics.jsonl") if "growing/distance" in row]
+    assert [row["images"] for row in measured] == [8, 16, 24, 32]
+    alone = TrainingState.fresh(find_run("aurora-debug", settings), torch.device("cpu")).run
+    source = SceneSource(16, alone.data, seed=alone.training.seed)
+    grower = Grower(source, load_extractor("efficientnet-lite0"), None, None, ranks=Ranks(), data={},
+                    cache=tmp_path / "other")  # type: ignore[arg-type]  # fmt: skip
+    assert measured[0]["growing/reference"] == pytest.approx(grower.real(4, alone.growing)[1], rel=1e-5)
