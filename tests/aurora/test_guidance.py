@@ -109,7 +109,7 @@ def test_captions_of_other_ranks_are_negatives_and_equal_ones_are_not():
 
     clip, mine, theirs = TinyClip(), ["a red star", "a blue ring"], ["A red  star", "a pink heart"]
     their_ids = caption_ids(theirs)
-    known = gather_captions(clip, mine, Second(rank=1, world_size=2))
+    (known,) = gather_captions(clip, [mine], Second(rank=1, world_size=2))
     assert known.features.shape == (4, 16) and known.own.tolist() == [2, 3]
     assert known.duplicates.tolist() == [[True, False, True, False], [False, False, False, True]]
     images = torch.randn(2, 16)
@@ -121,7 +121,7 @@ def test_captions_of_other_ranks_are_negatives_and_equal_ones_are_not():
 
 def test_near_misses_are_negatives_too():
     clip, captions = TinyClip(), ["a red star", "a blue ring"]
-    known = gather_captions(clip, captions, Ranks(), ["a red ring", "a blue ring"])
+    (known,) = gather_captions(clip, [captions], Ranks(), [["a red ring", "a blue ring"]])
     assert known.features.shape == (4, 16) and known.own.tolist() == [0, 1]
     # A near miss that is another sample's true caption does not count against that sample.
     assert known.duplicates.tolist() == [[True, False, False, False], [False, True, False, True]]
@@ -226,9 +226,7 @@ def test_the_contrastive_loss_needs_its_head():
 
 def test_wrong_captions_that_equal_the_own_are_told():
     state = make_state(None, *CONTRASTIVE)
-    (batch,) = trainer._micro_batches(
-        state, SceneSource(16, state.run.data), WordEncoder(), Ranks(), torch.Generator()
-    )
+    (batch,) = trainer._micro_batches(state, SceneSource(16, state.run.data), WordEncoder(), Ranks())
     assert batch.duplicates.shape == (len(batch.captions), len(batch.captions) + len(batch.near_miss_rows))
     for row, caption in enumerate(batch.captions):
         equal = [other == caption for other in batch.captions]

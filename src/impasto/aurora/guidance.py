@@ -73,17 +73,28 @@ class ClipCaptions:
 
 
 def gather_captions(
-    clip: ImageTextModel, captions: Sequence[str], ranks: Ranks, near_misses: Sequence[str] = ()
-) -> ClipCaptions:
-    """Embed this rank's captions and take the other ranks' and the near misses, of which ranks may have
-    different numbers, as wrong ones; none of it has a gradient."""
-    embedded = clip.embed_texts([*captions, *near_misses])
-    ids = caption_ids([*captions, *near_misses]).to(embedded.device)
-    count = len(captions)
-    features = torch.cat((ranks.gather_rows(embedded[:count]), embedded[count:]))
-    all_ids = torch.cat((ranks.gather_rows(ids[:count]), ids[count:]))
-    own = torch.arange(count, device=features.device) + ranks.rank * count
-    return ClipCaptions(features, own, duplicate_mask(ids[:count], all_ids))
+    clip: ImageTextModel,
+    captions: Sequence[Sequence[str]],
+    ranks: Ranks,
+    near_misses: Sequence[Sequence[str]] | None = None,
+) -> list[ClipCaptions]:
+    """For each of this rank's micro-batches, given its captions and near misses: the captions of the whole
+    step, on all ranks, and its own near misses, of which ranks may have different numbers, as wrong ones;
+    none of it has a gradient."""
+    own_texts = [text for part in captions for text in part]
+    near = [list(part) for part in near_misses] if near_misses else [[] for _ in captions]
+    texts = [*own_texts, *(text for part in near for text in part)]
+    embedded, ids, count = clip.embed_texts(texts), caption_ids(texts), len(own_texts)
+    ids = ids.to(embedded.device)
+    features, all_ids = ranks.gather_rows(embedded[:count]), ranks.gather_rows(ids[:count])
+    near_features, near_ids = (x[count:].split([len(part) for part in near]) for x in (embedded, ids))
+    found, start = [], 0
+    for part, beside, beside_ids in zip(captions, near_features, near_ids, strict=True):
+        rows = torch.arange(start, start + len(part), device=features.device)
+        duplicates = duplicate_mask(ids[rows], torch.cat((all_ids, beside_ids)))
+        found.append(ClipCaptions(torch.cat((features, beside)), rows + ranks.rank * count, duplicates))
+        start += len(part)
+    return found
 
 
 def embed_levels(

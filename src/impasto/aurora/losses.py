@@ -218,11 +218,11 @@ def path_length_penalty(
     wp: Tensor,
     running_mean: Tensor,
     *,
-    decay: float = PATH_LENGTH_DECAY,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Path length regularisation (StyleGAN2; off in GigaGAN): a step in w should change the picture by the
-    same amount everywhere. Returns the penalty and the new running mean of the lengths, without gradient.
+    same amount everywhere. Returns the penalty and the mean of the lengths, without gradient, for the running
+    mean: that of before the step (ours; StyleGAN2 takes in the batch first), so that parts of a batch add up.
 
     images [B, C, H, W] computed from wp [B, slots, D]; running_mean a scalar that starts at zero.
     """
@@ -230,8 +230,7 @@ def path_length_penalty(
     noise = noise / math.sqrt(images.shape[2] * images.shape[3])
     (gradient,) = torch.autograd.grad((images * noise).sum(), wp, create_graph=True)
     lengths = (gradient.square().sum(-1).mean(1) + 1e-12).sqrt()  # the root needs a derivative at zero
-    mean = running_mean.lerp(lengths.detach().mean(), decay)
-    return (lengths - mean).square().mean(), mean
+    return (lengths - running_mean).square().mean(), lengths.detach().mean()
 
 
 # Contrastive losses

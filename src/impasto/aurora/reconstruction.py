@@ -20,6 +20,7 @@ from impasto.aurora.guidance import Guides
 from impasto.aurora.steps import Metrics, MicroBatch, autocast, clip_terms, detached, generate
 from impasto.aurora.training_config import AuroraRun
 from impasto.nn.modules import module_list
+from impasto.nn.precision import at_least_float32
 from impasto.nn.style import Dense
 
 _LAST_SIDE = 4  # pixels
@@ -43,7 +44,8 @@ class LatentEncoder(nn.Module):
         x = images
         for convolution in self.convolutions:
             x = F.avg_pool2d(convolution(x), 2)
-        mean, log_variance = self.latent(self.hidden(x.flatten(1))).float().chunk(2, dim=1)
+        latent = self.latent(self.hidden(x.flatten(1)))
+        mean, log_variance = latent.to(at_least_float32(latent)).chunk(2, dim=1)
         return mean, log_variance.clamp(*_LOG_VARIANCE)
 
 
@@ -59,20 +61,22 @@ def reconstruction_backward(
     run: AuroraRun,
     *,
     share: float,
-    source: torch.Generator,
     guides: Guides | None = None,
 ) -> tuple[Metrics, Tensor]:
     """Add `share` of the gradients of encoder and generator for drawing the batch's pictures again: mean
     squared error, summed over the levels of the pyramid, and the divergence of the latents; with `guides`
     that hold a CLIP its loss, weighted as always. Returns what to log, and w [B, D]."""
     config = run.training
-    noise = torch.randn(batch.z.shape, generator=source).to(batch.z.device)
+    noise = torch.randn(batch.z.shape, generator=batch.random).to(batch.z.device)
     with autocast(batch.images.device, config.bfloat16_generator):
         mean, log_variance = encoder(batch.images)
     z = mean + noise * (log_variance / 2).exp()
     output = generate(generator, replace(batch, z=z), config)
     real = box_pyramid(batch.images, min(output.pyramid))
-    errors = {side: F.mse_loss(drawn.float(), real[side]) for side, drawn in output.pyramid.items()}
+    errors = {
+        side: F.mse_loss(drawn.to(at_least_float32(drawn)), real[side])
+        for side, drawn in output.pyramid.items()
+    }
     error = torch.stack(list(errors.values())).sum()
     nats = divergence(mean, log_variance).mean()
     total = config.reconstruction_weight * (error + config.reconstruction_divergence * nats)

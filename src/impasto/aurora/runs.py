@@ -88,7 +88,7 @@ def run_aurora_scenes_32_growing() -> AuroraRun:
             ratio=1.5,
             max_images=64_000,
             patience=0,  # a short run's distances are noisy
-            reference_images=500,
+            reference_images=200,
             real_images=2_000,
         ),
         training=replace(

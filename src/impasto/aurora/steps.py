@@ -28,6 +28,7 @@ from impasto.aurora.losses import (
 )
 from impasto.aurora.training_config import AuroraRun, TrainingConfig
 from impasto.aurora.vision_aided import VisionAidedHeads
+from impasto.nn.precision import at_least_float32
 from impasto.text import TextFeatures
 
 Metrics = dict[str, Tensor]
@@ -45,6 +46,7 @@ class MicroBatch:
     captions: Sequence[str]
     text: TextFeatures
     z: Tensor
+    random: torch.Generator  # on the CPU: whatever else is drawn for this micro-batch
     known: ClipCaptions | None = None
     near_misses: TextFeatures | None = None
     near_miss_rows: Tensor | None = None
@@ -69,12 +71,12 @@ class Critics:
     def vision_maps(self, image: Tensor) -> list[Tensor]:
         """What the vision-aided heads read of pictures [B, 3, R, R]."""
         assert self.guides.vision is not None
-        return [m.float() for m in self.guides.vision.maps(image)]
+        return [m.to(at_least_float32(m)) for m in self.guides.vision.maps(image)]
 
     def vision_scores(self, maps: Sequence[Tensor], text: Tensor) -> Scores:
         """Scores of the vision-aided heads for pictures by their `vision_maps`."""
         assert self.vision_heads is not None
-        return self.vision_heads(maps, text.float())
+        return self.vision_heads(maps, text.to(at_least_float32(text)))
 
 
 def generate(generator: Generator, batch: MicroBatch, config: TrainingConfig) -> GeneratorOutput:
@@ -91,11 +93,10 @@ def discriminator_backward(
     *,
     penalise: bool,
     share: float,
-    source: torch.Generator,
 ) -> Metrics:
     """Add `share` of the critics' gradients for real and generated pyramids of the same captions, with the
     gradient penalty when it is due. Returns what to log."""
-    config, discriminator = run.training, critics.discriminator
+    config, discriminator, source = run.training, critics.discriminator, batch.random
     real = _augmented(discriminator.pyramid_of(batch.images), config, source)
     fake = _augmented({side: image.detach() for side, image in fake.items()}, config, source)
     with autocast(batch.images.device, config.bfloat16_discriminator):
@@ -174,15 +175,15 @@ def generator_backward(
     *,
     path_mean: Tensor | None,
     share: float,
-    source: torch.Generator,
 ) -> Metrics:
     """Add `share` of the generator's gradients, through critics that themselves get none.
 
-    path_mean: the running mean of path lengths when that penalty is due, updated in place; None otherwise.
+    path_mean: the running mean of path lengths when that penalty is due; None otherwise. The batch's own mean
+    is 'path_length/mean' of what is returned.
     """
     config, guidance, discriminator = run.training, run.guidance, critics.discriminator
     critics.learn(False)
-    fake = _augmented(output.pyramid, config, source)
+    fake = _augmented(output.pyramid, config, batch.random)
     with autocast(batch.images.device, config.bfloat16_discriminator):
         text = discriminator.embed_text(batch.text.tokens, batch.text.eot_index, batch.text.mask)
         features = discriminator.features(fake)
@@ -205,8 +206,8 @@ def generator_backward(
         total = total + guidance.clip_weight * terms["loss/clip"]
         metrics |= terms
     if path_mean is not None:
-        penalty, mean = path_length_penalty(output.image, output.wp, path_mean, generator=source)
-        path_mean.copy_(mean)
+        penalty, mean = path_length_penalty(output.image, output.wp, path_mean, generator=batch.random)
+        metrics["path_length/mean"] = mean
         total = total + config.path_length_weight * config.path_length_interval * penalty
         metrics["loss/path_length"] = penalty
     (share * total).backward()

@@ -1,15 +1,17 @@
-"""The training loop of Aurora. Images are the clock; every random number of a step is drawn from (seed, rank,
-images seen), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU."""
+"""The training loop of Aurora. Images are the clock; every random number of a step is drawn from (seed,
+micro-batch, images seen), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU,
+and ranks and rounds of accumulation can stand in for each other."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from impasto.aurora.growing import down_to
-from impasto.aurora.guidance import gather_captions
-from impasto.aurora.losses import caption_ids, duplicate_mask
+from impasto.aurora.guidance import ClipCaptions, gather_captions
+from impasto.aurora.losses import PATH_LENGTH_DECAY, caption_ids, duplicate_mask
 from impasto.aurora.reconstruction import LatentEncoder, reconstruction_backward
 from impasto.aurora.steps import (
     MicroBatch,
@@ -24,6 +26,8 @@ from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
 from impasto.runtime.loop import run_steps
 from impasto.text import TextEncoder
+
+OF_NOISE = 1_000_002  # in the place of a micro-batch's number, which is never so large
 
 
 class Source(Protocol):
@@ -89,114 +93,151 @@ def train(
 
 
 def step(state: TrainingState, source: Source, encoder: TextEncoder, ranks: Ranks) -> None:
-    """One update of the discriminator, then of the generator, then of the averages."""
+    """One update of the discriminator, then of the generator, then of the averages.
+
+    A step is made of micro-batches, on how many ranks and in how many rounds of accumulation does not matter:
+    each has its own positions of the batch and its own stream of random numbers, every position has its own
+    latent, and gradients, captions to tell apart and running means are taken over all of them.
+    """
     config = state.run.training
-    random = torch.Generator().manual_seed(_step_seed(config.seed, ranks.rank, state.images))
-    batches = list(_micro_batches(state, source, encoder, ranks, random))
+    batches = _micro_batches(state, source, encoder, ranks)
     if state.images >= config.adversarial_from:
-        _adversarial_backward(state, batches, ranks, random)
+        _adversarial_backward(state, batches, ranks)
     if state.latent_encoder is not None:
-        _reconstruction_backward(state, state.latent_encoder, batches, ranks, random)
+        _reconstruction_backward(state, state.latent_encoder, batches, ranks)
     _update(state, state.drawing, ranks)
     state.average.update(state.generator, config.batch, state.images)
     state.images += config.batch
 
 
-def _adversarial_backward(
-    state: TrainingState, batches: Sequence[MicroBatch], ranks: Ranks, random: torch.Generator
-) -> None:
+def _shares(batches: Sequence[MicroBatch]) -> list[float]:
+    """Each micro-batch's part of this rank's pictures."""
+    total = sum(len(batch.captions) for batch in batches)
+    return [len(batch.captions) / total for batch in batches]
+
+
+def _adversarial_backward(state: TrainingState, batches: Sequence[MicroBatch], ranks: Ranks) -> None:
     """The critics' update, then the generator's gradients through them."""
-    config, index, share = state.run.training, state.images // state.run.training.batch, 1 / len(batches)
+    config, index = state.run.training, state.images // state.run.training.batch
+    shares = _shares(batches)
     # The first pass of the generator serves both updates; with accumulation the others are made again.
     first = generate(state.generator, batches[0], config)
-    for batch in batches:
+    for batch, share in zip(batches, shares, strict=True):
         if batch is batches[0]:
             fake = first.pyramid
         else:
             with torch.no_grad():
                 fake = generate(state.generator, batch, config).pyramid
-        metrics = discriminator_backward(
-            state.critics,
-            batch,
-            fake,
-            state.run,
-            penalise=index % config.r1_interval == 0,
-            share=share,
-            source=random,
+        penalise = index % config.r1_interval == 0
+        state.add(
+            discriminator_backward(state.critics, batch, fake, state.run, penalise=penalise, share=share)
         )
-        state.add(metrics)
     _update(state, [name for name in state.trained if name not in state.drawing], ranks)
     path_due = config.path_length_weight > 0 and index % config.path_length_interval == 0
-    for batch in batches:
+    path_mean = state.path_mean if path_due else None
+    w, lengths = [], []
+    for batch, share in zip(batches, shares, strict=True):
         output = first if batch is batches[0] else generate(state.generator, batch, config)
         metrics = generator_backward(
-            state.critics,
-            batch,
-            output,
-            state.run,
-            path_mean=state.path_mean if path_due else None,
-            share=share,
-            source=random,
+            state.critics, batch, output, state.run, path_mean=path_mean, share=share
         )
         state.add(metrics)
         state.add(expert_load(output))
-        state.generator.update_w_avg(ranks.mean_across_ranks(output.w.detach()), config.w_avg_decay)
+        w.append(output.w.detach())
+        if path_due:
+            lengths.append(share * metrics["path_length/mean"])
+    state.generator.update_w_avg(
+        ranks.mean_across_ranks(torch.cat(w).mean(0, keepdim=True)), config.w_avg_decay
+    )
+    if path_due:
+        mean = ranks.mean_across_ranks(torch.stack(lengths).sum())
+        state.path_mean.lerp_(mean.to(state.path_mean.dtype), PATH_LENGTH_DECAY)
 
 
 def _reconstruction_backward(
-    state: TrainingState,
-    latent_encoder: LatentEncoder,
-    batches: Sequence[MicroBatch],
-    ranks: Ranks,
-    random: torch.Generator,
+    state: TrainingState, latent_encoder: LatentEncoder, batches: Sequence[MicroBatch], ranks: Ranks
 ) -> None:
     """Gradients of generator and encoder for drawing the real pictures again. While nothing else is trained
     the mean of w is theirs."""
     config = state.run.training
-    alone = state.images < config.adversarial_from
-    for batch in batches:
+    alone, seen = state.images < config.adversarial_from, []
+    for batch, share in zip(batches, _shares(batches), strict=True):
         metrics, w = reconstruction_backward(
-            latent_encoder, state.generator, batch, state.run, share=1 / len(batches), source=random,
+            latent_encoder, state.generator, batch, state.run, share=share,
             guides=state.critics.guides if alone else None,  # later it judges pictures of noise
         )  # fmt: skip
         state.add(metrics)
-        if alone:
-            state.generator.update_w_avg(ranks.mean_across_ranks(w), config.w_avg_decay)
+        seen.append(w)
+    if alone:
+        mean = ranks.mean_across_ranks(torch.cat(seen).mean(0, keepdim=True))
+        state.generator.update_w_avg(mean, config.w_avg_decay)
 
 
 def _micro_batches(
-    state: TrainingState, source: Source, encoder: TextEncoder, ranks: Ranks, random: torch.Generator
-) -> Iterator[MicroBatch]:
+    state: TrainingState, source: Source, encoder: TextEncoder, ranks: Ranks
+) -> list[MicroBatch]:
     """This rank's part of the batch: every n-th position from its own rank on or, where the discriminator
     compares neighbours, every n-th group of them."""
-    config, guides = state.run.training, state.critics.guides
-    clip = guides.clip if state.images >= state.run.guidance.clip_from else None
+    parts = _places(state, ranks)
+    positions = sorted(position for _, chosen in parts for position in chosen)
+    images, captions = source.batch(positions)  # at once, in the order a source reads ahead
+    near = source.near_misses(positions)
+    row_of = {position: row for row, position in enumerate(positions)}
+    rows = [[row_of[position] for position in chosen] for _, chosen in parts]
+    told = [[captions[row] for row in chosen] for chosen in rows]
+    misses = [
+        {at: text for at, row in enumerate(chosen) if (text := near[row]) is not None} for chosen in rows
+    ]
+    known: list[ClipCaptions | None] = [None] * len(parts)
+    clip = state.critics.guides.clip
+    if clip is not None and state.images >= state.run.guidance.clip_from:
+        known = [*gather_captions(clip, told, ranks, [list(part.values()) for part in misses])]
+    batches = []
+    for (number, _), chosen, texts, wrong, others in zip(parts, rows, told, misses, known, strict=True):
+        random = torch.Generator().manual_seed(_step_seed(state.run.training.seed, number, state.images))
+        z = torch.stack([_noise(state, positions[row]) for row in chosen])
+        every = [*texts, *wrong.values()]
+        ids, features = caption_ids(every), encoder.encode(every).to(ranks.device)
+        batches.append(
+            MicroBatch(
+                down_to(images[chosen].to(ranks.device), state.side),
+                texts,
+                features[: len(texts)],
+                z.to(ranks.device),
+                random,
+                others,
+                features[len(texts) :] if wrong else None,
+                torch.tensor(list(wrong), device=ranks.device) if wrong else None,
+                duplicate_mask(ids[: len(texts)], ids).to(ranks.device),
+            )
+        )
+    return batches
+
+
+def _places(state: TrainingState, ranks: Ranks) -> list[tuple[int, list[int]]]:
+    """This rank's micro-batches: their numbers among those of all ranks, and the positions of each."""
+    config = state.run.training
     group = max(state.run.discriminator.deviation_group, 1)
+    groups = config.batch // group
     if config.batch % (group * ranks.world_size):
         raise ConfigError(
             f"training.batch={config.batch} does not divide among {ranks.world_size} ranks in groups of "
             f"discriminator.deviation_group={group}"
         )
-    starts = range(state.images + ranks.rank * group, state.images + config.batch, ranks.world_size * group)
-    positions = [start + place for start in starts for place in range(group)]
-    size = config.micro_batch or len(positions)
-    for start in range(0, len(positions), size):
-        chosen = positions[start : start + size]
-        images, captions = source.batch(chosen)
-        z = torch.randn(len(captions), state.run.model.generator.z_dim, generator=random)
-        near = {row: text for row, text in enumerate(source.near_misses(chosen)) if text is not None}
-        texts = [*captions, *near.values()]
-        ids, features = caption_ids(texts), encoder.encode(texts).to(ranks.device)
-        yield MicroBatch(
-            down_to(images.to(ranks.device), state.side),
-            captions,
-            features[: len(captions)],
-            z.to(ranks.device),
-            None if clip is None else gather_captions(clip, captions, ranks, list(near.values())),
-            features[len(captions) :] if near else None,
-            torch.tensor(list(near), device=ranks.device) if near else None,
-            duplicate_mask(ids[: len(captions)], ids).to(ranks.device),
+    own = groups // ranks.world_size
+    size = own if config.micro_batch is None else max(config.micro_batch // group, 1)
+    count = ranks.world_size * math.ceil(own / size)
+    return [
+        (
+            number,
+            [
+                state.images + first * group + place
+                for first in range(number, groups, count)
+                for place in range(group)
+            ],
         )
+        for number in range(ranks.rank, count, ranks.world_size)
+    ]
 
 
 def _update(state: TrainingState, names: Sequence[str], ranks: Ranks) -> None:
@@ -212,6 +253,12 @@ def _update(state: TrainingState, names: Sequence[str], ranks: Ranks) -> None:
         part.optimizer.zero_grad(set_to_none=True)
 
 
-def _step_seed(seed: int, rank: int, images: int) -> int:
-    """One stream for every (seed, rank, images seen)."""
-    return (seed * 1_000_003 + rank) * (1 << 44) % (1 << 63) + images
+def _noise(state: TrainingState, position: int) -> Tensor:
+    """The latent [z_dim] of a position of the global order."""
+    random = torch.Generator().manual_seed(_step_seed(state.run.training.seed, OF_NOISE, position))
+    return torch.randn(state.run.model.generator.z_dim, generator=random)
+
+
+def _step_seed(seed: int, number: int, images: int) -> int:
+    """One stream for every (seed, number of a micro-batch or OF_NOISE, images seen or position)."""
+    return (seed * 1_000_003 + number) * (1 << 44) % (1 << 63) + images
