@@ -6,7 +6,8 @@ averages them: the same numbers as one process on the whole batch. Every rank mu
 
 import datetime
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,17 +15,26 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
+from impasto.runtime.heartbeat import HeartBeat
+
 T = TypeVar("T")
 BUCKET_BYTES = 64 * 2**20
+TIMEOUT_VARIABLE = "IMPASTO_RANK_TIMEOUT"  # minutes that one rank waits for another
+
+_heartbeat: HeartBeat | None = None  # of the process group, of which a process has one
 
 
-class RanksError(RuntimeError):
+class RanksError(ConnectionError):
     """A process group that cannot be; the message is one line with the way out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """Which process this is, of how many, and its device. The process group is made when first needed."""
+    """Which process this is, of how many, and its device. The process group is made when first needed.
+
+    A rank that waits longer than `timeout_minutes` for another (IMPASTO_RANK_TIMEOUT), or whose connection
+    breaks, raises RanksError that names the silent one.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -53,7 +63,12 @@ class Ranks:
                     f"rank {rank} has no GPU of its own; start fewer processes or use --device cpu"
                 )
             chosen = torch.device("cuda", local_rank)
-        return cls(rank=rank, world_size=world_size, device=chosen)
+        minutes = environment.get(TIMEOUT_VARIABLE, str(cls.timeout_minutes))
+        try:
+            timeout = float(minutes)
+        except ValueError:
+            raise RanksError(f"{TIMEOUT_VARIABLE}={minutes} should be a number of minutes") from None
+        return cls(rank=rank, world_size=world_size, device=chosen, timeout_minutes=timeout)
 
     @property
     def is_main(self) -> bool:
@@ -69,7 +84,8 @@ class Ranks:
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
         flags = [parameter.grad is not None for parameter in parameters]
         used = torch.tensor(flags, dtype=torch.uint8, device=self.device)
-        distributed.all_reduce(used, op=distributed.ReduceOp.MAX)
+        with _exchange():
+            distributed.all_reduce(used, op=distributed.ReduceOp.MAX)
         gradients = []
         for parameter, anywhere in zip(parameters, used.tolist(), strict=True):
             if anywhere:
@@ -78,7 +94,8 @@ class Ranks:
                 gradients.append(parameter.grad)
         for bucket in _buckets(gradients):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            distributed.all_reduce(flat)
+            with _exchange():
+                distributed.all_reduce(flat)
             flat /= self.world_size
             parts = flat.split([gradient.numel() for gradient in bucket])
             torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(parts, bucket, strict=True)])
@@ -88,7 +105,8 @@ class Ranks:
         """The sum over the ranks, a new tensor without history."""
         total = tensor.detach().clone()
         if self._joined():
-            distributed.all_reduce(total)
+            with _exchange():
+                distributed.all_reduce(total)
         return total
 
     def total(self, count: int) -> int:
@@ -100,7 +118,8 @@ class Ranks:
         """The mean over the ranks, a new tensor without history."""
         mean = tensor.detach().clone()
         if self._joined():
-            distributed.all_reduce(mean)
+            with _exchange():
+                distributed.all_reduce(mean)
             mean /= self.world_size
         return mean
 
@@ -109,14 +128,16 @@ class Ranks:
         """Give all ranks the main one's values: once after the weights are made or loaded."""
         if self._joined():
             for tensor in tensors:
-                distributed.broadcast(tensor, src=0)
+                with _exchange():
+                    distributed.broadcast(tensor, src=0)
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` holds on some rank: all stop when one got a signal."""
         if not self._joined():
             return flag
         anywhere = torch.tensor(flag, dtype=torch.uint8, device=self.device)
-        distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
+        with _exchange():
+            distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
         return bool(anywhere)
 
     @torch.no_grad()
@@ -126,7 +147,8 @@ class Ranks:
         if not self._joined():
             return tensor.detach()
         parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        distributed.all_gather(parts, tensor.detach().contiguous())
+        with _exchange():
+            distributed.all_gather(parts, tensor.detach().contiguous())
         return torch.cat(parts)
 
     def gather_objects(self, item: T) -> list[T]:
@@ -134,17 +156,23 @@ class Ranks:
         if not self._joined():
             return [item]
         items: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(items, item)
+        with _exchange():
+            distributed.all_gather_object(items, item)
         return items
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self._joined():
-            distributed.barrier()
+            with _exchange():
+                distributed.barrier()
 
     def close(self) -> None:
         """Leave the process group, if it was joined."""
         if self.world_size > 1 and distributed.is_initialized():
+            global _heartbeat
+            if _heartbeat is not None:
+                _heartbeat.stop()
+                _heartbeat = None
             distributed.destroy_process_group()
 
     def _joined(self) -> bool:
@@ -155,19 +183,42 @@ class Ranks:
             on_gpu = self.device.type == "cuda"
             if on_gpu:
                 torch.cuda.set_device(self.device)
+            global _heartbeat
+            timeout = datetime.timedelta(minutes=self.timeout_minutes)
             try:
+                store, _, _ = next(
+                    distributed.rendezvous("env://", self.rank, self.world_size, timeout=timeout)
+                )
                 distributed.init_process_group(
                     "nccl" if on_gpu else "gloo",
+                    store=distributed.PrefixStore("group", store),
                     rank=self.rank,
                     world_size=self.world_size,
-                    timeout=datetime.timedelta(minutes=self.timeout_minutes),
+                    timeout=timeout,
                 )
             except (RuntimeError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise RanksError(
                     f"the {self.world_size} processes cannot connect: {reason}; use torchrun"
                 ) from error
+            _heartbeat = HeartBeat(store, self.rank, self.world_size)
         return True
+
+
+@contextmanager
+def _exchange() -> Iterator[None]:
+    """Around whatever waits for other ranks: RanksError naming the one that does not answer."""
+    if _heartbeat is not None:
+        _heartbeat.exchanges += 1
+    try:
+        yield
+    except RuntimeError as error:
+        if _heartbeat is None:
+            raise
+        raise RanksError(
+            f"{_heartbeat.listen()}; rank {_heartbeat.rank} stops. The last checkpoint is whole: the same "
+            f"command goes on from it ({str(error).strip().splitlines()[0][:160]})"
+        ) from error
 
 
 def _buckets(gradients: list[Tensor]) -> Iterable[list[Tensor]]:
