@@ -1,9 +1,7 @@
 """Progressive growing: when stages end, that nothing old changes at a switch, and that runs resume in it."""
 
 import json
-import os
 import random
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -25,7 +23,7 @@ from impasto.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from impasto.runtime.dist import Ranks
 from impasto.runtime.log import read_metrics
 from tests.aurora.test_training import WordEncoder, same_checkpoint
-from tests.runtime.test_dist import free_port
+from tests.runtime.start_ranks import run_ranks
 
 REFERENCE = [
     "growing.schedule=reference", "growing.check_every=8", "growing.reference_images=8",
@@ -249,25 +247,7 @@ def test_two_processes_grow_at_the_same_image(tmp_path):
         "cpu",
     ]
     command += [part for setting in settings for part in ("--set", setting)]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-    shared |= {"OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            printed, _ = process.communicate(timeout=180)
-            assert process.returncode == 0, printed
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks(command, 2)
     growth = load_checkpoint(latest_checkpoint(out))[1]["growth"]
     assert growth["side"] == 16 and [d["images"] for d in growth["decisions"]] == [16, 32]
     measured = [row for row in read_metrics(out / "metrics.jsonl") if "growing/distance" in row]

@@ -1,18 +1,15 @@
 """Two processes train as one process with two rounds of accumulation does."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from impasto.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from impasto.runtime.dist import Ranks
+from impasto.runtime.log import read_metrics
 from tests.aurora.two_ranks import train
-from tests.runtime.test_dist import free_port
-
-ROOT = Path(__file__).parents[2]
+from tests.runtime.start_ranks import run_ranks, start_ranks
 
 
 @pytest.mark.parametrize(
@@ -23,25 +20,16 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_two_ranks_are_one_rank_with_the_same_batch(tmp_path, dtype, steps, tolerance):
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.aurora.two_ranks", str(tmp_path), str(steps), str(dtype)[6:]]
-    processes = [
-        subprocess.Popen(
-            command, cwd=ROOT, env={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE
-        )
-        for r in range(2)
-    ]
     before = torch.get_default_dtype()
-    try:
-        alone = train(Ranks(), steps, dtype, "training.micro_batch=4")
+    with start_ranks(command, 2) as processes:
+        try:
+            alone = train(Ranks(), steps, dtype, "training.micro_batch=4")
+        finally:
+            torch.set_default_dtype(before)
         for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors.decode()
-    finally:
-        torch.set_default_dtype(before)
-        for process in processes:
-            process.kill()
+            printed, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, printed
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert alone.keys() == first.keys() == second.keys()
     kinds = ("gradient/",) if steps == 1 else ("gradient/", "weight/", "average/", "mean/")
@@ -50,3 +38,19 @@ def test_two_ranks_are_one_rank_with_the_same_batch(tmp_path, dtype, steps, tole
         scale = alone[key].abs().max().clamp_min(1e-12)
         assert float((first[key] - alone[key]).abs().max() / scale) < tolerance, key
     assert any(key.startswith("gradient/vision_aided") for key in alone)
+
+
+@pytest.mark.long
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
+    out = tmp_path / "run"
+    settings = ["batch=12", "log_every=24", "sample_every=24", "checkpoint_every=24", "r1_interval=1"]
+    for ranks, images in ((2, 24), (1, 48), (3, 72)):
+        command = [sys.executable, "-m", "impasto.cli", "train", "aurora-debug", "--out", str(out)]
+        for setting in (*settings, f"images={images}"):
+            command += ["--set", f"training.{setting}"]
+        printed = run_ranks(command, ranks)
+        assert "finished" in printed[0]
+        state = load_checkpoint(latest_checkpoint(out))[1]
+        assert state["images"] == images
+    logged = [row["images"] for row in read_metrics(out / "metrics.jsonl") if "loss/r1" in row]
+    assert logged == [24, 48, 72]

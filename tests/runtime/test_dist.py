@@ -1,8 +1,5 @@
 """Two processes on half a batch each compute what one does on the whole."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,37 +7,16 @@ import pytest
 import torch
 
 from impasto.runtime.dist import Ranks, RanksError
+from tests.runtime.start_ranks import run_ranks
 from tests.runtime.two_ranks import Network, batch
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     path = tmp_path_factory.mktemp("ranks") / "reports.pt"
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(path)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=60)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks([sys.executable, str(SCRIPT), str(path)], 2, timeout=60)
     return torch.load(path, weights_only=True)
 
 

@@ -1,6 +1,5 @@
 """A rank that falls silent is named, and nothing of the run is lost."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from impasto.runtime import heartbeat
 from impasto.runtime.checkpoint import checkpoints, verify_checkpoint
 from impasto.runtime.dist import Ranks, RanksError
 from impasto.runtime.heartbeat import HeartBeat, Silence
-from tests.runtime.test_dist import free_port
+from tests.runtime.start_ranks import start_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -66,19 +65,7 @@ def test_a_lost_rank_ends_the_run_with_a_line_and_a_whole_folder(tmp_path, what)
     command = [sys.executable, "-m", "impasto.cli", "train", "aurora-debug", "--out", str(out)]
     for setting in ("images=100000", "sample_every=6400", "checkpoint_every=32"):
         command += ["--set", f"training.{setting}"]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-    shared |= {"OMP_NUM_THREADS": "1", "IMPASTO_RANK_TIMEOUT": "0.3"}
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
+    with start_ranks(command, 2, IMPASTO_RANK_TIMEOUT="0.3") as processes:
         deadline = time.monotonic() + 240
         while len(checkpoints(out)) < 2 and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -87,11 +74,8 @@ def test_a_lost_rank_ends_the_run_with_a_line_and_a_whole_folder(tmp_path, what)
         if what == "SIGTERM":
             assert processes[0].returncode == 0 and "another rank was asked to stop" in printed
         else:
-            assert processes[0].returncode == 1
+            assert processes[0].returncode == 2
             assert "rank 1 no longer answers" in printed.splitlines()[-1] and "Traceback" not in printed
-    finally:
-        for process in processes:
-            process.kill()
     saved = checkpoints(out)
     assert saved and not list(out.rglob("*.tmp"))
     for folder in saved:
