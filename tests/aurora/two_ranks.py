@@ -21,7 +21,7 @@ SETTINGS = [
     "training.path_length_interval=2", "training.contrastive_weight=0.5", "discriminator.contrastive=true",
     "data.near_misses=0.5", "data.pictures_per_caption=2", "discriminator.deviation_group=2",
     "training.reconstruction_weight=1.0", "guidance.vision_aided_weight=0.5",
-    "model.generator.moe.balance_scope=global",
+    "model.generator.moe.balance_scope=batch",
 ]  # fmt: skip
 
 

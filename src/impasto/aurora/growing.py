@@ -53,6 +53,10 @@ class GrowingConfig:
                 f"growing.real_images={self.real_images} should be at least twice reference_images="
                 f"{self.reference_images}: the two reference sets are among them"
             )
+        if self.min_images > self.max_images:
+            raise ConfigError(
+                f"growing.min_images={self.min_images} is above growing.max_images={self.max_images}"
+            )
         if self.ratio <= 0 or self.min_images < 0 or self.patience < 0:
             raise ConfigError("growing.ratio should be above 0, min_images and patience not below")
 

@@ -70,8 +70,11 @@ class Grower:
 
     def _measure(self, state: TrainingState, growth: Growth, config: GrowingConfig) -> None:
         assert self.extractor is not None
-        real, growth.reference = self.real(growth.side, config)
-        growth.distances.append(frechet_distance(self.generated(state, config), real))
+        real, reference = self.real(growth.side, config)
+        distance = frechet_distance(self.generated(state, config), real)
+        # All ranks take the main one's numbers: machines may differ in the last bit, decisions may not.
+        distance, growth.reference = self.ranks.gather_objects((distance, reference))[0]
+        growth.distances.append(distance)
         threshold = config.ratio * growth.reference
         self.tell(
             state,
@@ -101,13 +104,12 @@ class Grower:
         `reference_images` of them. Remembered, and kept in the user's cache by everything they depend on."""
         if side not in self._real:
             path = self._cache_file(side, config)
-            found = (
-                self._read(path) if self.ranks.total(int(path.is_file())) == self.ranks.world_size else None
-            )
-            if found is None:
+            found = self._read(path) if path.is_file() else None
+            if self.ranks.any(found is None):  # one that has not got it whole cannot measure alone
                 found = self._measure_real(side, config)
                 if self.ranks.is_main:
                     _write(path, *found)
+            assert found is not None
             self._real = {side: found}
         return self._real[side]
 
@@ -163,8 +165,11 @@ class Grower:
 def _write(path: Path, stats: FrechetStats, distance: float) -> None:
     numbers = torch.tensor([stats.count, distance], dtype=torch.float64)
     tensors = {"mean": stats.mean, "covariance": stats.covariance, "numbers": numbers}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary)
+    except OSError as error:
+        warnings.warn(f"{path} cannot be written ({error}); other runs measure again", stacklevel=2)
 
 
 def check_disjoint(config: GrowingConfig, pictures: int | None) -> None:

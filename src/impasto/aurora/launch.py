@@ -47,7 +47,13 @@ from impasto.text import load_encoder
 EVALUATION_PROMPTS = 64
 FIXED_PROMPTS = 6
 # How long a run is, where it writes and where its data lie may change; what it computes may not.
-FREE = ("training.images", "training.keep_checkpoints", "training.log_every", *DATA_FREE)
+FREE = (
+    "training.images",
+    "training.recompute_activations",
+    "training.keep_checkpoints",
+    "training.log_every",
+    *DATA_FREE,
+)
 
 
 def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:

@@ -17,11 +17,11 @@ from impasto.config import from_dict, to_dict
 from impasto.nn.moe import Routing
 from impasto.pictures import to_images
 from impasto.runtime.model_directory import halved, load_weights, read_config, save_model
+from impasto.runtime.streams import random_stream
 from impasto.text import TextEncoder, load_encoder
 
 FAMILY = "aurora"
 PROMPT_MEAN_SAMPLES = 16  # --loop_mapping of the released script
-PROMPT_MEAN_STREAM = 1 << 40  # keeps the stream of the prompt's mean apart from those of the pictures
 
 TruncationMode = Literal["average", "prompt"]
 
@@ -197,16 +197,16 @@ class AuroraPipeline:
     def _dtype(self) -> torch.dtype:
         return next(self.generator.parameters()).dtype
 
-    def _noise(self, stream: int, samples: int | None = None) -> Tensor:
-        source = torch.Generator().manual_seed(stream)
-        size = self.config.generator.z_dim
-        return torch.randn(size if samples is None else (samples, size), generator=source)
+    def _noise(self, seed: int) -> Tensor:
+        """[z_dim] of a picture's seed, of which torch takes the low 32 bits."""
+        return torch.randn(self.config.generator.z_dim, generator=torch.Generator().manual_seed(seed))
 
     def _prompt_means(self, global_text: Tensor, seeds: Sequence[int]) -> Tensor:
         """Mean wp of each prompt over 16 draws: [P, slots, D]."""
         means = []
         for text, seed in zip(global_text, seeds, strict=True):
-            z = self._noise(PROMPT_MEAN_STREAM + seed, PROMPT_MEAN_SAMPLES).to(self.device, self._dtype)
+            shape = (PROMPT_MEAN_SAMPLES, self.config.generator.z_dim)
+            z = torch.randn(shape, generator=random_stream("prompt mean", seed)).to(self.device, self._dtype)
             means.append(self.generator.mapping(z, text.expand(PROMPT_MEAN_SAMPLES, -1)).mean(0))
         return torch.stack(means)
 

@@ -25,9 +25,8 @@ from impasto.config import ConfigError
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
 from impasto.runtime.loop import run_steps
+from impasto.runtime.streams import random_stream
 from impasto.text import TextEncoder
-
-OF_NOISE = 1_000_002  # in the place of a micro-batch's number, which is never so large
 
 
 class Source(Protocol):
@@ -72,6 +71,7 @@ def train(
     checkpoint is written in each case. Returns why it ended. Raises NonFiniteError after too many bad steps
     in a row, with the last good checkpoint kept."""
     config = state.run.training
+    state.generator.reduce_load = ranks.mean_across_ranks  # for moe.balance_scope=global
 
     def advance() -> None:
         step(state, source, encoder, ranks)
@@ -194,7 +194,7 @@ def _micro_batches(
         known = [*gather_captions(clip, told, ranks, [list(part.values()) for part in misses])]
     batches = []
     for (number, _), chosen, texts, wrong, others in zip(parts, rows, told, misses, known, strict=True):
-        random = torch.Generator().manual_seed(_step_seed(state.run.training.seed, number, state.images))
+        random = random_stream("step", state.run.training.seed, number, state.images)
         z = torch.stack([_noise(state, positions[row]) for row in chosen])
         every = [*texts, *wrong.values()]
         ids, features = caption_ids(every), encoder.encode(every).to(ranks.device)
@@ -225,8 +225,13 @@ def _places(state: TrainingState, ranks: Ranks) -> list[tuple[int, list[int]]]:
             f"discriminator.deviation_group={group}"
         )
     own = groups // ranks.world_size
-    size = own if config.micro_batch is None else max(config.micro_batch // group, 1)
+    size = own if config.micro_batch is None else config.micro_batch // group
     count = ranks.world_size * math.ceil(own / size)
+    if groups // count * group < 2:
+        raise ConfigError(
+            f"training.batch={config.batch} on {ranks.world_size} ranks, with training.micro_batch="
+            f"{config.micro_batch}, leaves passes of one picture, which have no wrong captions"
+        )
     return [
         (
             number,
@@ -255,10 +260,5 @@ def _update(state: TrainingState, names: Sequence[str], ranks: Ranks) -> None:
 
 def _noise(state: TrainingState, position: int) -> Tensor:
     """The latent [z_dim] of a position of the global order."""
-    random = torch.Generator().manual_seed(_step_seed(state.run.training.seed, OF_NOISE, position))
+    random = random_stream("latent", state.run.training.seed, position)
     return torch.randn(state.run.model.generator.z_dim, generator=random)
-
-
-def _step_seed(seed: int, number: int, images: int) -> int:
-    """One stream for every (seed, number of a micro-batch or OF_NOISE, images seen or position)."""
-    return (seed * 1_000_003 + number) * (1 << 44) % (1 << 63) + images

@@ -106,12 +106,21 @@ class AuroraRun:
             raise ConfigError("training.contrastive_weight needs discriminator.contrastive=true")
         if generator.text_head.input_dim != discriminator.input_dim:
             raise ConfigError("generator.text_head.input_dim and discriminator.input_dim should be equal")
+        group, micro = max(discriminator.deviation_group, 1), self.training.micro_batch
+        if micro is not None and (micro < group or micro % group):
+            raise ConfigError(
+                f"training.micro_batch={micro} should be a multiple of discriminator.deviation_group={group}"
+            )
         self._check_growing()
 
     def _check_growing(self) -> None:
         growing, resolutions = self.growing, self.model.generator.resolutions
         if growing.schedule == "none":
             return
+        if self.model.generator.trained_resolutions is not None:
+            raise ConfigError(
+                "growing chooses the levels itself; leave model.generator.trained_resolutions=null"
+            )
         if growing.first not in resolutions:
             raise ConfigError(f"growing.first={growing.first} should be one of the levels {resolutions}")
         batch = self.training.batch

@@ -30,6 +30,7 @@ from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_ch
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful, NonFiniteGuard
 from impasto.runtime.loop import run_steps
+from impasto.runtime.streams import random_stream
 from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 
 CODEBOOK = "quantizer.embedding.weight"
@@ -416,7 +417,7 @@ def _age_and_revive(state: TokenizerState, outputs: Sequence[VQOutput], ranks: R
         return
     inputs = torch.cat([output.inputs for output in outputs])
     ranks.broadcast([inputs])
-    random = torch.Generator().manual_seed(_step_seed(config.seed, state.images))
+    random = random_stream("step", config.seed, state.images)
     dead = state.idle >= config.revive_after
     revived = state.tokenizer.quantizer.revive(dead, inputs, random)
     moments = state.tokenizer_optimizer.state.get(state.tokenizer.quantizer.embedding.weight, {})
@@ -442,8 +443,3 @@ def _optimizer(network: nn.Module, config: TokenizerTraining) -> Optimizer:
 
 def _autocast(device: torch.device, enabled: bool) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def _step_seed(seed: int, images: int) -> int:
-    """One stream for every (seed, images seen)."""
-    return seed * (1 << 44) % (1 << 63) + images

@@ -66,6 +66,8 @@ class Ranks:
         minutes = environment.get(TIMEOUT_VARIABLE, str(cls.timeout_minutes))
         try:
             timeout = float(minutes)
+            if not 0 < timeout < 1e6:
+                raise ValueError
         except ValueError:
             raise RanksError(f"{TIMEOUT_VARIABLE}={minutes} should be a number of minutes") from None
         return cls(rank=rank, world_size=world_size, device=chosen, timeout_minutes=timeout)
@@ -201,7 +203,7 @@ class Ranks:
                 raise RanksError(
                     f"the {self.world_size} processes cannot connect: {reason}; use torchrun"
                 ) from error
-            _heartbeat = HeartBeat(store, self.rank, self.world_size)
+            _heartbeat = HeartBeat(store.clone(), self.rank, self.world_size)
         return True
 
 

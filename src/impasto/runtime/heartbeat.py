@@ -20,7 +20,7 @@ class Silence:
 
     def __str__(self) -> str:
         if self.meeting_point:
-            return "rank 0, or the torchrun that holds the meeting point, is gone"
+            return "rank 0, or the torchrun that holds the meeting point, is gone or stopped"
         if self.silent:
             return f"{_ranks(self.silent)} no longer answers: killed, or stalled"
         if self.behind:
@@ -41,13 +41,24 @@ class HeartBeat:
         self._stopped.set()
 
     def listen(self) -> Silence:
-        """Wait a few beats, and tell whose count stood still."""
-        try:
-            before = self._counts()
-            time.sleep(3 * INTERVAL)
-            after = self._counts()
-        except (RuntimeError, ValueError):  # torch's errors of a store whose process ended
-            return Silence(meeting_point=True)
+        """Wait a few beats, and tell whose count stood still. A store whose host is stopped does not even
+        refuse, so it is asked from a thread that is left behind."""
+        heard: list[Silence] = []
+
+        def ask() -> None:
+            try:
+                before = self._counts()
+                time.sleep(3 * INTERVAL)
+                heard.append(self._compare(before, self._counts()))
+            except (RuntimeError, ValueError):  # torch's errors of a store whose process ended
+                return
+
+        asking = threading.Thread(target=ask, name="heartbeat-listen", daemon=True)
+        asking.start()
+        asking.join(10 * INTERVAL)
+        return heard[0] if heard else Silence(meeting_point=True)
+
+    def _compare(self, before: dict[int, tuple[int, int]], after: dict[int, tuple[int, int]]) -> Silence:
         others = [rank for rank in range(self.world_size) if rank != self.rank]
         silent = tuple(rank for rank in others if before.get(rank) == after.get(rank))
         behind = tuple(rank for rank in others if after.get(rank, (0, 0))[1] < self.exchanges)

@@ -67,7 +67,7 @@ def run_steps(
             recorder.samples(state)
         ending = ranks.any(stop.requested or deadline.passed)
         if ending:
-            reason = stop.reason or ("time limit" if deadline.passed else "another rank was asked to stop")
+            reason = stop.reason or ("time limit" if deadline.passed else "another rank stopped")
         if checkpoint or ending or clock() >= end:
             recorder.checkpoint(state)
         if ending:

@@ -15,6 +15,7 @@ from torch.optim import AdamW, Optimizer
 from impasto.config import to_dict
 from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from impasto.runtime.guards import Deadline, Graceful, NonFiniteGuard
+from impasto.runtime.streams import random_stream
 from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 from impasto.vision.contrastive import pair_loss, symmetric_loss
 from impasto.vision.examples import ExampleStream
@@ -137,7 +138,7 @@ def train(
 def step(state: TwoTowerState, stream: ExampleStream) -> None:
     """One update of the heads."""
     config, model = state.run.training, state.model
-    generator = torch.Generator().manual_seed((config.seed << 44) + state.images)
+    generator = random_stream("step", config.seed, state.images)
     examples = stream.batch(state.images // config.fresh, config.batch, config.window, generator)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bfloat16):
         images = model.embed_observed(examples.maps, examples.pooled)
