@@ -73,7 +73,7 @@ def frozen() -> tuple[nn.Parameter, Remembered, list[int]]:
     return nn.Parameter(torch.randn(3, 3), requires_grad=False), Remembered(compute), calls
 
 
-def test_what_is_remembered_is_computed_once_and_again_after_every_kind_of_write():
+def test_what_is_remembered_is_computed_once_and_again_after_a_write():
     parameter, squares, calls = frozen()
 
     def check(computed: int) -> None:

@@ -30,7 +30,8 @@ class Remembered:
 
     Tensors count their writes in place (averaging, loading), and a parameter put in another's place or given
     other memory is another one. Nothing is kept of a module in training mode or of a parameter that wants a
-    gradient: torch's fused optimisers write without counting. Copies start empty.
+    gradient: torch's fused optimisers write without counting. So do writes through `.data`: write under
+    `torch.no_grad()` instead. Copies start empty.
     """
 
     def __init__(self, compute: Callable[[Tensor], Tensor]):
