@@ -35,7 +35,7 @@ from tests.mars.sharded_ranks import (
     weights,
     write_parts,
 )
-from tests.runtime.test_dist import free_port
+from tests.runtime.start_ranks import free_port
 
 SCRIPT = Path(__file__).with_name("sharded_ranks.py")
 ONE = Ranks()

@@ -38,7 +38,7 @@ from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, NonFiniteError
 from impasto.runtime.log import read_metrics
 from tests.mars.models import hf_model
-from tests.runtime.test_dist import free_port
+from tests.runtime.start_ranks import free_port
 
 CPU = torch.device("cpu")
 
