@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from impasto.aurora.config import AuroraConfig
+from impasto.aurora.discriminator import box_pyramid
 from impasto.aurora.generator import Generator
 from impasto.config import ConfigError
 
@@ -141,6 +141,4 @@ def begin_at_zero(generator: Generator, above: int) -> None:
 def down_to(images: Tensor, side: int) -> Tensor:
     """Pictures [B, 3, R, R] as a stage sees them: 2x2 means down to [B, 3, side, side], what the
     discriminator's pyramid of them has at that level."""
-    while images.shape[-1] > side:
-        images = torch.nn.functional.avg_pool2d(images, 2)
-    return images
+    return box_pyramid(images, side)[side]
