@@ -67,6 +67,16 @@ def test_five_levels_give_fifteen_predictions():
     assert all(logits.shape == (2, 1, pair[1], pair[1]) for pair, logits in scores.items())
 
 
+def test_levels_apart_are_the_same_to_rounding():
+    discriminator, inputs = build(replace(TINY, deviation_group=3)), text_inputs()
+    pyramid = independent_pyramid()
+    together = discriminator(pyramid, *inputs)
+    discriminator.apart = True
+    alone = discriminator(pyramid, *inputs)
+    assert list(alone) == list(together)
+    assert all(relative_difference(alone[pair], together[pair]) < 1e-12 for pair in together)
+
+
 def test_logits_start_at_a_moderate_size():
     config = DiscriminatorConfig(
         resolution=32,

@@ -94,6 +94,8 @@ def run_aurora_scenes_32_growing() -> AuroraRun:
         training=replace(
             run.training,
             images=96_000,
+            learning_rate=0.0015,
+            discriminator_learning_rate=0.0015,
             reconstruction_weight=0.0,
             adversarial_from=0,
             log_every=1_600,

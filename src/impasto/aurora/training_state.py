@@ -82,6 +82,7 @@ class TrainingState:
             if not (initial and "generator" in initial):
                 begin_at_zero(generator, above=growth.side)
         generator.recompute = discriminator.recompute = training.recompute_activations
+        discriminator.apart = run.growing.schedule != "none"
         for name, network in networks.items():
             if initial and name in initial:
                 _begin_from(network, initial[name], name)
