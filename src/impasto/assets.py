@@ -17,10 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from impasto.errors import ExpectedError
+
 LIST_FILE = "weight-packages.txt"
 
 
-class MissingAssetError(RuntimeError):
+class MissingAssetError(ExpectedError):
     """A weight package is absent or of another version; one line, with the command that helps."""
 
 

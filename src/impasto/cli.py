@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from impasto import __version__
-from impasto.assets import MissingAssetError
 from impasto.command_options import DTYPES, usable_device
-from impasto.config import ConfigError, first_line
+from impasto.config import first_line
 from impasto.data.command import add_verbs as add_data_verbs
+from impasto.errors import ExpectedError
 from impasto.evaluation.command import add_options as add_evaluate_verb
 
 DEFAULT_MODEL = "aurora-scenes-32"
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments) or 0
-    except (ConfigError, MissingAssetError, ValueError, OSError) as error:
+    except (ExpectedError, ValueError, OSError) as error:
         print(f"impasto: error: {first_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

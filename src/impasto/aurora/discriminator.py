@@ -5,7 +5,8 @@ One trunk serves a pyramid of images. The image of side R enters at the stage of
 from-RGB layer of its own, and from there on gives one prediction a stage: (64, 32), (64, 16), ... (64, 1),
 (32, 16), ... (4, 1), a pair being (side of the input, side of the logit map); fifteen for five levels.
 Levels never mix: they are stacked along the batch before each stage, which is exact but for rounding because
-no statistic crosses the batch; `Discriminator.apart` gives each its own pass. The trunk never sees text, so one set of features can be scored with many captions.
+no statistic crosses the batch; `Discriminator.apart` gives each a pass of its own. The trunk never sees text,
+so one set of features can be scored with many captions.
 
 Everything has a second derivative, as the gradient penalty needs.
 """

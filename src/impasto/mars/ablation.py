@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from impasto.config import ConfigError, first_line, from_dict, nearest, to_dict
+from impasto.errors import ExpectedError
 from impasto.mars.ablation_measures import measure_run, training_seconds, versions
 from impasto.mars.ablation_table import read_result, table
 from impasto.mars.codes import CODES
@@ -254,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the ablation; expected errors become one line on stderr and exit status 2."""
     try:
         return _ablate(parse(argv))
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ExpectedError, ValueError, OSError) as error:
         print(f"ablation: error: {first_line(error)}", file=sys.stderr)
         return 2
 

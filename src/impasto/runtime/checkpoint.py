@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from impasto.errors import ExpectedError
 from impasto.runtime.files import atomic_directory
 
 CHECKPOINTS, STATE, MANIFEST, LOCK = "checkpoints", "state.json", "manifest.json", ".lock"
@@ -37,7 +38,7 @@ _logger = logging.getLogger(__name__)
 Tensors = dict[str, dict[str, Tensor]]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ExpectedError):
     """A checkpoint that cannot be written or read; the message is one line with the way out."""
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from impasto.errors import ExpectedError
+
 
 class Graceful:
     """While entered, the first SIGTERM or SIGINT only sets `requested`, which a loop checks once a step to
@@ -61,7 +63,7 @@ class Deadline:
         return float("inf") if self._end is None else self._end - self._clock()
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(ExpectedError):
     """Gradients were not finite too many steps in a row; the message is one line with the way out."""
 
 

@@ -22,7 +22,7 @@ class Silence:
         if self.meeting_point:
             return "rank 0, or the torchrun that holds the meeting point, is gone or stopped"
         if self.silent:
-            return f"{_ranks(self.silent)} no longer answers: killed, or stalled"
+            return f"{_ranks(self.silent)} no longer answers: it failed, was killed, or stalled"
         if self.behind:
             return f"{_ranks(self.behind)} is behind the others: something there takes too long"
         return "the connection between the ranks broke, though all of them still answer"

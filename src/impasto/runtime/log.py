@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 from torch import Tensor
 
+from impasto.errors import ExpectedError
 from impasto.runtime.files import atomic_path
 
 TIME = (
@@ -17,7 +18,7 @@ TIME = (
 )
 
 
-class MetricsError(RuntimeError):
+class MetricsError(ExpectedError):
     """A metrics file or sink that cannot be used; the message is one line with the way out."""
 
 

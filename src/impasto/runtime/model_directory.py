@@ -55,10 +55,15 @@ def save_model(
     if path.is_file():
         raise ModelDirectoryError(f"{path} is a file; choose a folder")
     document = {"family": family, "format": FORMAT, **config}
-    with atomic_directory(path) as folder:
-        write_tensors(folder / WEIGHTS, state)
-        (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        (folder / CARD).write_text(card, encoding="utf-8")
+    try:
+        with atomic_directory(path) as folder:
+            write_tensors(folder / WEIGHTS, state)
+            (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            (folder / CARD).write_text(card, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise ModelDirectoryError(
+            f"{path} cannot be written: {error}; make room on this disk, what was there is intact"
+        ) from error
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:
