@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from benchmarks import generator, moe, training
+from benchmarks import generator, moe, scaling, training
 from benchmarks.common import Spread, take_turns
 
 
@@ -37,3 +37,12 @@ def test_the_generator_against_the_transcription(tmp_path):
     found = json.loads((tmp_path / "generator.json").read_text())
     assert len(found["rows"]) == 2 and all(row["ratio"]["fp32"] > 0 for row in found["rows"])
     assert min(found["peak_bytes"].values()) > 2**20
+
+
+@pytest.mark.long
+def test_processes_side_by_side(tmp_path, capsys):
+    assert scaling.main(["--quick", "--json", str(tmp_path / "scaling.json")]) == 0
+    found = json.loads((tmp_path / "scaling.json").read_text())
+    assert found["measured"]["1"]["exchanging"] < 0.01 < found["measured"]["2"]["exchanging"] < 1
+    assert found["projected"]["1"]["exchanging"] == 0 < found["projected"]["2"]["exchanging"]
+    assert "Assumed: 2 devices" in capsys.readouterr().out

@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(verbs)
     _add_caption(verbs)
     _add_train(verbs)
+    _add_estimate(verbs)
     _add_data(verbs)
     add_evaluate_verb(verbs.add_parser("evaluate", help="Score a model, or pictures that were made before."))
     _add_list(verbs)
@@ -142,6 +143,23 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
 
 def _add_list(verbs: argparse._SubParsersAction) -> None:
     _verb(verbs, "list", "List shipped models and presets.", _list)
+
+
+def _add_estimate(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(
+        verbs, "estimate", "Memory and time that training would take, on how many devices.", _estimate
+    )
+    verb.description = (
+        "What a training run of Aurora would take, worked out from the sizes of its networks, with every "
+        "assumption below it. Nothing is trained; at the published size this takes about a minute."
+    )
+    verb.add_argument("preset", metavar="PRESET", help="training preset, or a run's config.json")
+    verb.add_argument("--ranks", type=int, default=1, metavar="N", help="devices (default 1)")
+    verb.add_argument("--teraflops", type=float, help="peak of one device (default 156, an A100's TF32)")
+    verb.add_argument("--utilisation", type=float, help="share of the peak that is reached (default 0.3)")
+    verb.add_argument("--bandwidth", type=float, help="GB/s between devices (default 25)")
+    verb.add_argument("--memory", type=float, help="GB of one device (default 80)")
+    _add_settings(verb)
 
 
 def _add_info(verbs: argparse._SubParsersAction) -> None:
@@ -310,6 +328,18 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     reason = family.launch(arguments.preset, run, options)
     print(f"{reason}; the run is in {options.out}, its model in {options.out / 'model'}")
+    return 0
+
+
+def _estimate(arguments: argparse.Namespace) -> int:
+    from impasto.aurora.launch import find_run
+    from impasto.aurora.training_cost import Machine, project, training_cost
+
+    names = ("ranks", "teraflops", "utilisation", "bandwidth", "memory")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    machine = Machine(**given)
+    run = find_run(arguments.preset, arguments.settings)
+    print("\n".join(project(training_cost(run), machine).lines()))
     return 0
 
 

@@ -77,7 +77,7 @@ def test_the_clip_loss_reaches_the_generator_alone_and_is_logged_at_every_level(
     plain = gradients(make_state(), monkeypatch)
     state = make_state(Guides(clip=TinyClip()), "guidance.clip_weight=0.5")
     guided = gradients(state, monkeypatch)
-    assert {"loss/clip", "loss/clip_4", "loss/clip_8", "loss/clip_16"} <= state.sums.keys()
+    assert {"loss/clip", "loss/clip_4", "loss/clip_8", "loss/clip_16"} <= state.means.sums.keys()
     for name, gradient in plain["discriminator"].items():
         assert torch.equal(gradient, guided["discriminator"][name])
     changed = [n for n, g in plain["generator"].items() if not torch.equal(g, guided["generator"][n])]
@@ -94,7 +94,18 @@ def test_the_clip_loss_reaches_the_generator_alone_and_is_logged_at_every_level(
 def test_clip_levels_choose_what_is_judged(monkeypatch):
     state = make_state(Guides(clip=TinyClip()), "guidance.clip_levels=[16]")
     gradients(state, monkeypatch)
-    assert "loss/clip_16" in state.sums and "loss/clip_4" not in state.sums
+    assert "loss/clip_16" in state.means.sums and "loss/clip_4" not in state.means.sums
+
+
+def test_a_run_that_grows_is_judged_at_the_levels_it_has(monkeypatch):
+    for settings, term in (((), "loss/clip_4"), (("guidance.clip_levels=[16]",), None)):
+        state = make_state(
+            Guides(clip=TinyClip()), "growing.schedule=images", "growing.stage_images=8", *settings
+        )
+        gradients(state, monkeypatch)
+        assert [name for name in state.means.sums if name.startswith("loss/clip_")] == (
+            [term] if term else []
+        )
 
 
 def test_captions_of_other_ranks_are_negatives_and_equal_ones_are_not():
@@ -140,7 +151,7 @@ def test_vision_aided_heads_learn_beside_the_discriminator_and_are_saved(tmp_pat
     assert sum(not torch.equal(before[n], p) for n, p in after.items()) > len(after) / 2
     assert torch.equal(fixed, state.trained["vision_aided"].network.projection_0)
     assert all(p.requires_grad for p in after.values())
-    assert {"loss/vision_aided_discriminator", "loss/vision_aided_generator"} <= state.sums.keys()
+    assert {"loss/vision_aided_discriminator", "loss/vision_aided_generator"} <= state.means.sums.keys()
     saved = state.save(tmp_path, {})
     other = make_state(
         guides,
@@ -167,7 +178,7 @@ def test_vision_aided_gradients_reach_the_generator(monkeypatch):
 def test_path_length_regularisation_runs_in_the_loop(monkeypatch):
     state = make_state(None, "training.path_length_weight=2.0")
     found = gradients(state, monkeypatch)
-    assert float(state.sums["loss/path_length"]) > 0 and float(state.path_mean) > 0
+    assert float(state.means.sums["loss/path_length"]) > 0 and float(state.path_mean) > 0
     assert all(torch.isfinite(g).all() for g in found["generator"].values())
 
 
@@ -197,7 +208,7 @@ def test_the_contrastive_loss_teaches_the_discriminator_and_the_generator(monkey
     plain = gradients(make_state(None, *CONTRASTIVE[::2]), monkeypatch)
     state = make_state(None, *CONTRASTIVE)
     found = gradients(state, monkeypatch)
-    assert {"loss/contrastive_real", "loss/contrastive_fake"} <= state.sums.keys()
+    assert {"loss/contrastive_real", "loss/contrastive_fake"} <= state.means.sums.keys()
     assert not any(name.startswith("to_embedding") for name in plain["discriminator"])
     assert float(found["discriminator"]["to_embedding.weight"].abs().max()) > 0
     trunk = [name for name in found["discriminator"] if name.startswith("stages.0")]
@@ -238,14 +249,16 @@ def test_the_clip_loss_judges_pictures_drawn_again_while_nothing_else_trains(mon
     plain = gradients(make_state(None, *alone), monkeypatch)
     state = make_state(Guides(clip=TinyClip()), *alone, "guidance.clip_weight=0.5")
     guided = gradients(state, monkeypatch)
-    assert "loss/clip" in state.sums and "discriminator" not in guided
+    assert "loss/clip" in state.means.sums and "discriminator" not in guided
     changed = [n for n, g in plain["generator"].items() if not torch.equal(g, guided["generator"][n])]
     assert len(changed) > len(plain["generator"]) / 2
     later = make_state(Guides(clip=TinyClip()), *alone, "guidance.clip_from=8")
     gradients(later, monkeypatch)
-    assert "loss/clip" not in later.sums
+    assert "loss/clip" not in later.means.sums
     gradients(later, monkeypatch)  # the second step
-    assert later.counts["loss/clip"] == 1
+    assert later.means.counts["loss/clip"] == 1
     both = make_state(Guides(clip=TinyClip()), "training.reconstruction_weight=1")
     gradients(both, monkeypatch)
-    assert both.counts["loss/clip"] == 1 and both.counts["loss/reconstruction"] == 1  # of noise alone, then
+    assert (
+        both.means.counts["loss/clip"] == 1 and both.means.counts["loss/reconstruction"] == 1
+    )  # of noise alone, then

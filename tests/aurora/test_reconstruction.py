@@ -69,7 +69,9 @@ def test_gradients_reach_the_generator_and_the_encoder_and_match_finite_differen
         again, pictures = start("training.adversarial_from=64", "training.reconstruction_divergence=0.1")
         again.latent_encoder.load_state_dict(encoder.state_dict())
         advance(again, pictures)
-        return float(again.sums["loss/reconstruction"] + 0.1 * again.sums["loss/latent_divergence"])
+        return float(
+            again.means.sums["loss/reconstruction"] + 0.1 * again.means.sums["loss/latent_divergence"]
+        )
 
     direction, small = slope / slope.norm(), 0.02
     weight.data += small * direction
@@ -84,10 +86,10 @@ def test_the_discriminator_waits_for_its_turn():
     before = weights(state.discriminator)
     advance(state, source, 2)
     assert not changed(state.discriminator, before)
-    assert "loss/discriminator" not in state.take_means()
+    assert "loss/discriminator" not in state.means.take(Ranks())
     advance(state, source)
     assert changed(state.discriminator, before)
-    assert {"loss/discriminator", "loss/generator", "loss/reconstruction"} <= state.take_means().keys()
+    assert {"loss/discriminator", "loss/generator", "loss/reconstruction"} <= state.means.take(Ranks()).keys()
 
 
 class StillSource:
@@ -114,7 +116,7 @@ def test_pictures_are_learnt_again_from_their_latents():
     errors = []
     for _ in range(60):
         advance(state, still)
-        errors.append(state.take_means()["error/reconstruction"])
+        errors.append(state.means.take(Ranks())["error/reconstruction"])
     assert errors[-1] < 0.4 * errors[0]
     (batch,) = trainer._micro_batches(state, still, WordEncoder(), Ranks())
     exchanged = state.latent_encoder(batch.images.roll(1, 0))

@@ -32,7 +32,9 @@ def test_two_ranks_are_one_rank_with_the_same_batch(tmp_path, dtype, steps, tole
             assert process.returncode == 0, printed
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert alone.keys() == first.keys() == second.keys()
-    kinds = ("gradient/",) if steps == 1 else ("gradient/", "weight/", "average/", "mean/")
+    kinds = (
+        ("gradient/", "logged/") if steps == 1 else ("gradient/", "weight/", "average/", "mean/", "logged/")
+    )
     for key in (key for key in alone if key.startswith(kinds)):
         assert torch.equal(first[key], second[key]), f"the ranks differ in {key}"
         scale = alone[key].abs().max().clamp_min(1e-12)

@@ -63,7 +63,8 @@ def train(ranks: Ranks, steps: int, dtype: torch.dtype, *settings: str) -> dict[
         found |= {f"weight/{name}.{key}": value for key, value in part.network.state_dict().items()}
     found |= {f"average/{key}": value for key, value in state.average.state_dict().items()}
     found["mean/path"] = state.path_mean
-    return {key: value.detach().clone() for key, value in found.items()}
+    logged = {f"logged/{key}": torch.tensor(value) for key, value in state.means.take(ranks).items()}
+    return {key: value.detach().clone() for key, value in (found | logged).items()}
 
 
 if __name__ == "__main__":

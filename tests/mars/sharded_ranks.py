@@ -98,7 +98,7 @@ def first_gradients(home: Path, ranks: Ranks, dtype: torch.dtype, *settings: str
     state.optimizer.zero_grad = lambda **_: None  # type: ignore[method-assign]
     trainer.step(state, pictures, ranks)
     named = {n: whole(p.grad) for n, p in state.model.named_parameters() if p.grad is not None}
-    return {**named, "norm": torch.tensor(state.means.take()["gradient/visual"])}
+    return {**named, "norm": torch.tensor(state.means.take(Ranks())["gradient/visual"])}
 
 
 def drops_on_one_rank(seed: int, place: int, chance: float) -> bool:

@@ -264,7 +264,7 @@ def test_switches_train(stages, settings):
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     for _ in range(2):
         step(state, pictures, Ranks())
-    losses = state.means.take()
+    losses = state.means.take(Ranks())
     assert all(math.isfinite(value) for value in losses.values())
     assert losses["nonfinite/visual"] == 0 and state.tokens == 256
     changed = {n for n, t in state.model.state_dict().items() if not torch.equal(t, before[n])}
@@ -386,6 +386,6 @@ def test_gradients_that_are_no_numbers_end_a_run(stages):
     with torch.no_grad():
         state.model.visual.embedding.weight.fill_(float("nan"))
     step(state, pictures, Ranks())
-    assert state.means.take()["nonfinite/visual"] > 0
+    assert state.means.take(Ranks())["nonfinite/visual"] > 0
     with pytest.raises(NonFiniteError, match="visual expert: not finite in 2 steps"):
         step(state, pictures, Ranks())

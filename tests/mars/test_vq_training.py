@@ -184,10 +184,10 @@ def test_the_discriminator_rests_until_its_image(tmp_path):
     before = [p.clone() for p in state.discriminator.parameters()]
     step(state, Patches(), Ranks())
     assert all(torch.equal(a, b) for a, b in zip(before, state.discriminator.parameters(), strict=True))
-    assert "loss/adversarial" not in state.sums
+    assert "loss/adversarial" not in state.means.sums
     step(state, Patches(), Ranks())
     assert not all(torch.equal(a, b) for a, b in zip(before, state.discriminator.parameters(), strict=True))
-    assert float(state.sums["weight/adversarial"]) > 0
+    assert float(state.means.sums["weight/adversarial"]) > 0
 
 
 def test_the_discriminator_learns_from_its_own_loss_alone(monkeypatch):
@@ -225,7 +225,9 @@ def test_a_revived_code_starts_without_a_past():
     step(state, Patches(), Ranks())  # 8 images: due, and what was idle for all of them is dead
     revived = dead & (state.idle == 0) & (moments["exp_avg"] == 0).all(1)
     assert revived.any()
-    assert state.counts["codes/revived"] == 1 and float(state.sums["codes/revived"]) == int(revived.sum())
+    assert state.means.counts["codes/revived"] == 1 and float(state.means.sums["codes/revived"]) == int(
+        revived.sum()
+    )
 
 
 def test_gradients_that_are_no_numbers_stop_a_run_in_the_end(tmp_path):
@@ -234,7 +236,7 @@ def test_gradients_that_are_no_numbers_stop_a_run_in_the_end(tmp_path):
     step(state, Patches(), Ranks())
     state.save(tmp_path, {})
     step(state, Broken(), Ranks())
-    assert float(state.sums["nonfinite/tokenizer"]) > 0
+    assert float(state.means.sums["nonfinite/tokenizer"]) > 0
     assert all(torch.isfinite(p).all() for p in state.tokenizer.parameters())
     with pytest.raises(NonFiniteError, match=r"gradients of the tokenizer.*000000000004"):
         for _ in range(3):
@@ -245,7 +247,7 @@ def test_bfloat16_trains_with_losses_in_float32():
     state = TokenizerState.fresh(changed(bfloat16=True, objective=ObjectiveConfig(adversarial_from=0)), CPU)
     step(state, Patches(), Ranks(), vq_training.PerceptualDistance(SmallNetwork()))
     assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in state.tokenizer.parameters())
-    assert float(state.sums["loss/perceptual"]) > 0 and state.usage.used > 0
+    assert float(state.means.sums["loss/perceptual"]) > 0 and state.usage.used > 0
 
 
 def test_another_network_is_refused(tmp_path):

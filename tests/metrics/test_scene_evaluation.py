@@ -1,5 +1,7 @@
 """The scenes protocol: what is between chance and the ceiling, and how sure that is."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from impasto.metrics.scenes import (
     renders,
     shuffled,
 )
+from tests.runtime.start_ranks import run_ranks
 
 EASY = SceneOptions(max_objects=2, textures=False)
 
@@ -83,3 +86,13 @@ def test_sampled_prompts_come_from_a_stream_that_no_run_draws_from():
     evaluated = set(prompt_sets(EASY, 60)["seen"])
     trained = set(SceneSource(32, EASY, seed=0).captions(60))
     assert len(evaluated & trained) < 12  # short captions repeat by chance; a shared stream would give 60
+
+
+@pytest.mark.long
+def test_two_ranks_share_the_drawing_and_report_the_same(tmp_path):
+    command = [sys.executable, "-m", "impasto.cli", "evaluate", "aurora-scenes-32", "--count", "6"]
+    printed = run_ranks([*command, "--out", str(tmp_path / "two")], 2)
+    assert "FD-EffNetLite0" in printed[0] and not printed[1]
+    run_ranks([*command, "--out", str(tmp_path / "one")], 1)
+    one, two = ((tmp_path / name / "report.json").read_text() for name in ("one", "two"))
+    assert one == two

@@ -15,6 +15,7 @@ from impasto.data.options import DatasetOptions
 from impasto.data.scene_source import SceneSource
 from impasto.data.source import DataSource
 from impasto.runtime.checkpoint import checkpoints, load_checkpoint
+from impasto.runtime.dist import Ranks
 from impasto.runtime.log import read_metrics
 from impasto.vision import load_image_text_model
 from impasto.vision.examples import ExampleStream
@@ -54,12 +55,12 @@ def test_the_loss_falls() -> None:
     stream = Same(state.model, SceneSource(16, run.data), 4, 3, seed=0, hard_negatives=True)
     frozen = {name: value.clone() for name, value in state.model.features.state_dict().items()}
     step(state, stream)
-    first = state.take_means()
+    first = state.means.take(Ranks())
     for _ in range(40):
         step(state, stream)
-    state.take_means()
+    state.means.take(Ranks())
     step(state, stream)
-    means = state.take_means()
+    means = state.means.take(Ranks())
     assert means["loss/contrastive"] < first["loss/contrastive"] / 3 and means["nonfinite"] == 0
     assert means["loss/pairs"] < 0.75 * first["loss/pairs"]
     assert 1 < means["scale"] <= 100

@@ -7,7 +7,7 @@ import torch
 from impasto.aurora.config import AuroraConfig
 from impasto.aurora.generator import Generator
 from impasto.nn.moe import Experts
-from impasto.runtime.estimate import cost_of, parameter_bytes
+from impasto.runtime.estimate import memory_of, operations_of, parameter_bytes
 
 PROMPT_TOKENS = 77  # CLIP's context; a sentence encoder's is shorter
 
@@ -65,15 +65,15 @@ def measure(config: AuroraConfig) -> ModelSize:
         return output.image.mean() + output.moe_loss
 
     weights = parameter_bytes(generator)
-    training = cost_of(training_loss, backward=True)
+    training = memory_of(training_loss, backward=True)
     generator.requires_grad_(False)
-    inference = cost_of(lambda: generator(z, tokens, eot))
+    inference = memory_of(lambda: generator(z, tokens, eot))
     # `training.peak_bytes` holds the gradients of the parameters; moments and average come on top.
     return ModelSize(
         parameters=total,
         activated=total - idle,
         by_part=_by_part(generator),
-        flops=inference.flops,
+        flops=operations_of(lambda: generator(z, tokens, eot)),
         inference_bytes=weights + inference.peak_bytes,
         training_bytes=weights * 4 + training.peak_bytes,
         training_activation_bytes=training.kept_bytes,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from impasto.aurora.growing_measure import Grower, check_disjoint
@@ -103,7 +104,7 @@ def launch(preset: str, run: AuroraRun, options: LaunchOptions) -> str:
             display,
             ranks=ranks,
             sinks=sinks,
-            evaluate=evaluation(run) if records is None else None,
+            evaluate=evaluation(run, ranks) if records is None else None,
             best_by="score/overall" if records is None else "",
             provenance=with_lineage(told, out),
         )
@@ -181,8 +182,9 @@ def fixed_prompts(run: AuroraRun, count: int = FIXED_PROMPTS) -> list[str]:
     return seen.captions(half) + unseen.captions(count - half)
 
 
-def evaluation(run: AuroraRun):
-    """The oracle's scores of the averaged generator on fixed captions, seen and unseen combinations."""
+def evaluation(run: AuroraRun, ranks: Ranks):
+    """The oracle's scores of the averaged generator on fixed captions, seen and unseen combinations; all
+    ranks draw."""
     sets = {
         split: SceneSource(
             run.model.generator.resolution, run.data, seed=run.training.seed + 2, split=split
@@ -193,7 +195,13 @@ def evaluation(run: AuroraRun):
     def evaluate(pipe: AuroraPipeline) -> dict[str, float]:
         scores = {}
         for split, prompts in sets.items():
-            judged = score_images(pipe.generate(prompts, seed=1, batch_size=32).pictures(), prompts)
+
+            def some(chosen: list[int], prompts: list[str] = prompts) -> list[Image.Image]:
+                if not chosen:
+                    return []
+                return pipe.generate([prompts[index] for index in chosen], seed=1, batch_size=32).pictures()
+
+            judged = score_images(ranks.in_shares(len(prompts), some), prompts)
             prefix = "score/" if split == "train" else "score_heldout/"
             scores[f"{prefix}overall"] = judged.overall
             scores[f"{prefix}unreadable"] = judged.unreadable / judged.total

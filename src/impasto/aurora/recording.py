@@ -81,10 +81,23 @@ class RunRecorder:
             sink.write(state.images, values)
 
     def samples(self, state: TrainingState) -> None:
-        """Sheets of the fixed prompts: several noises, every level, and who made which pixel."""
-        if not self.ranks.is_main:
-            return
+        """The main rank draws the sheets; all of them draw what is scored."""
         pipe = self.pipeline(state)
+        if self.ranks.is_main:
+            self._sheets(state, pipe)
+        if self.evaluate is None or state.images == 0 or not state.grown:
+            return
+        scores = self.evaluate(pipe)
+        if self.writer is not None:
+            self.writer.write(state.images, scores)
+            self.display.message(
+                f"{state.images:,} images: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
+            )
+        if self.best_by and scores[self.best_by] > self.best.get("value", float("-inf")):
+            self.best = {"images": state.images, "value": scores[self.best_by]}
+
+    def _sheets(self, state: TrainingState, pipe: AuroraPipeline) -> None:
+        """Sheets of the fixed prompts: several noises, every level, and who made which pixel."""
         generation = pipe.generate(self.prompts, 4, seed=0)
         folder, name = self.out / "samples", f"{state.images:012d}"
         pictures = generation.pictures()
@@ -95,16 +108,6 @@ class RunRecorder:
             save_png(sheet, folder / f"{name}-{kind}.png")
             for sink in self.sinks:
                 sink.picture(state.images, kind, sheet)
-        if self.evaluate is None or state.images == 0 or not state.grown:
-            return
-        scores = self.evaluate(pipe)
-        assert self.writer is not None
-        self.writer.write(state.images, scores)
-        self.display.message(
-            f"{state.images:,} images: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
-        )
-        if self.best_by and scores[self.best_by] > self.best.get("value", float("-inf")):
-            self.best = {"images": state.images, "value": scores[self.best_by]}
 
     def checkpoint(self, state: TrainingState) -> None:
         """Save, delete what is older than needed, export the averaged generator as a model."""

@@ -216,10 +216,13 @@ def generator_backward(
 
 
 def clip_terms(guides: Guides, batch: MicroBatch, pyramid: Pyramid, guidance: GuidanceConfig) -> Metrics:
-    """The contrastive loss of pictures of the batch's captions; empty where the run has none."""
+    """The contrastive loss of pictures of the batch's captions; empty where the run has none, or where a run
+    that grows has not reached the levels asked for."""
     if guides.clip is None or batch.known is None:
         return {}
     images, known = embed_levels(guides.clip, pyramid, guidance.clip_levels), batch.known
+    if not images:
+        return {}
     return multi_level_clip_loss(images, known.features, guides.clip.scale, known.own, known.duplicates)
 
 

@@ -81,7 +81,7 @@ def train(
     return run_steps(
         advance,
         lambda: state.images,
-        state.take_means,
+        lambda: state.means.take(ranks),
         state,
         recorder,
         config,
@@ -129,7 +129,7 @@ def _adversarial_backward(state: TrainingState, batches: Sequence[MicroBatch], r
             with torch.no_grad():
                 fake = generate(state.generator, batch, config).pyramid
         penalise = index % config.r1_interval == 0
-        state.add(
+        state.means.add(
             discriminator_backward(state.critics, batch, fake, state.run, penalise=penalise, share=share)
         )
     _update(state, [name for name in state.trained if name not in state.drawing], ranks)
@@ -141,8 +141,8 @@ def _adversarial_backward(state: TrainingState, batches: Sequence[MicroBatch], r
         metrics = generator_backward(
             state.critics, batch, output, state.run, path_mean=path_mean, share=share
         )
-        state.add(metrics)
-        state.add(expert_load(output))
+        state.means.add(metrics)
+        state.means.add(expert_load(output))
         w.append(output.w.detach())
         if path_due:
             lengths.append(share * metrics["path_length/mean"])
@@ -166,7 +166,7 @@ def _reconstruction_backward(
             latent_encoder, state.generator, batch, state.run, share=share,
             guides=state.critics.guides if alone else None,  # later it judges pictures of noise
         )  # fmt: skip
-        state.add(metrics)
+        state.means.add(metrics)
         seen.append(w)
     if alone:
         mean = ranks.mean_across_ranks(torch.cat(seen).mean(0, keepdim=True))
@@ -253,7 +253,7 @@ def _update(state: TrainingState, names: Sequence[str], ranks: Ranks) -> None:
         ranks.all_reduce_gradients(parameters)
         gradients = (parameter.grad for parameter in parameters)
         bad = part.guard.clean(gradients, state.images, state.last_checkpoint)
-        state.add({f"nonfinite/{name}": float(bad)})
+        state.means.add({f"nonfinite/{name}": float(bad)})
         part.optimizer.step()
         part.optimizer.zero_grad(set_to_none=True)
 

@@ -123,14 +123,16 @@ class AuroraRun:
             )
         if growing.first not in resolutions:
             raise ConfigError(f"growing.first={growing.first} should be one of the levels {resolutions}")
-        batch = self.training.batch
-        for name in ("check_every", "stage_images"):
-            if getattr(growing, name) % batch:
-                raise ConfigError(
-                    f"growing.{name}={getattr(growing, name)} should be a multiple of batch={batch}"
-                )
-        if self.training.reconstruction_weight or self.guidance.clip_model:
+        batch, name = (
+            self.training.batch,
+            "check_every" if growing.schedule == "reference" else "stage_images",
+        )
+        if getattr(growing, name) % batch:
             raise ConfigError(
-                "a run that grows has no whole pictures for training.reconstruction_weight and "
-                "guidance.clip_model; leave those out, or growing.schedule=none"
+                f"growing.{name}={getattr(growing, name)} should be a multiple of batch={batch}"
+            )
+        if self.training.reconstruction_weight:
+            raise ConfigError(
+                "a run that grows has no whole pictures for training.reconstruction_weight; leave it out, or "
+                "growing.schedule=none"
             )

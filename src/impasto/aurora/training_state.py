@@ -21,6 +21,7 @@ from impasto.config import ConfigError, to_dict
 from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from impasto.runtime.ema import AverageByImages
 from impasto.runtime.guards import NonFiniteGuard
+from impasto.runtime.means import Means
 from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 
 
@@ -45,8 +46,7 @@ class TrainingState:
     trained: dict[str, Trained]
     average: AverageByImages
     path_mean: Tensor
-    sums: dict[str, Tensor | float]  # of metrics since the last log line; fp64, on their device until read
-    counts: dict[str, int]
+    means: Means  # of metrics since the last log line
     latent_encoder: LatentEncoder | None = None
     growth: Growth | None = None  # of runs that grow
     images: int = 0
@@ -101,8 +101,7 @@ class TrainingState:
             },
             average=AverageByImages(generator, training.average_half_life, training.average_ramp_up),
             path_mean=torch.zeros((), device=device),
-            sums={},
-            counts={},
+            means=Means(),
             latent_encoder=encoder,
             growth=growth,
         )
@@ -139,18 +138,6 @@ class TrainingState:
     def discriminator(self) -> Discriminator:
         return self.critics.discriminator
 
-    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
-        for name, value in metrics.items():
-            summand = value.double() if isinstance(value, Tensor) else value
-            self.sums[name] = self.sums.get(name, 0.0) + summand
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def take_means(self) -> dict[str, float]:
-        """Means of the metrics since the last call, which starts anew."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
-        return means
-
     def save(self, out: Path, extra: Mapping[str, Any]) -> Path:
         """Write a checkpoint and return its folder."""
         tensors: dict[str, Mapping[str, Tensor]] = {
@@ -171,8 +158,7 @@ class TrainingState:
                 "images": self.images,
                 **values,
                 "guards": {name: part.guard.state_dict() for name, part in self.trained.items()},
-                "sums": {name: float(total) for name, total in self.sums.items()},
-                "counts": self.counts,
+                **self.means.state_dict(),
                 "growth": None if self.growth is None else self.growth.state_dict(),
                 **extra,
             },
@@ -192,7 +178,7 @@ class TrainingState:
         if unknown:
             raise CheckpointError(f"{checkpoint} is of another network: '{unknown[0]}' does not fit")
         self.path_mean.copy_(tensors["training"]["path_mean"])
-        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        self.means.load_state_dict(state)
         self.images, self.last_checkpoint = state["images"], checkpoint
         if self.growth is not None:
             self.growth = Growth.from_state(state["growth"])

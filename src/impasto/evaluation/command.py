@@ -168,29 +168,28 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
 
     from impasto.evaluation.pictures import evaluate_pictures, holds_pictures
     from impasto.evaluation.scenes import evaluate_model
-    from impasto.runtime.dist import Ranks
 
-    if Ranks.from_environment("cpu").world_size > 1:
-        raise ConfigError("the scenes protocol runs in one process: start it without torchrun")
+    ranks = _ranks(arguments)
     out, target = Path(arguments.out), Path(arguments.target)
     scorer, distractors = _scorer(arguments)
     if holds_pictures(target):
-        print(evaluate_pictures(target, out, scorer=scorer, distractors=distractors, seed=arguments.seed))
+        if ranks.world_size > 1:
+            raise ConfigError("pictures are scored in one process: start it without torchrun")
+        table = evaluate_pictures(target, out, scorer=scorer, distractors=distractors, seed=arguments.seed)
     else:
-        print(
-            evaluate_model(
-                arguments.target,
-                out,
-                count=500 if arguments.count is None else arguments.count,
-                seed=arguments.seed,
-                device=usable_device(arguments.device),
-                dtype=getattr(torch, arguments.dtype),
-                settings=arguments.settings,
-                scorer=scorer,
-                distractors=distractors,
-            )
+        table = evaluate_model(
+            arguments.target,
+            out,
+            count=500 if arguments.count is None else arguments.count,
+            seed=arguments.seed,
+            device=arguments.device,
+            dtype=getattr(torch, arguments.dtype),
+            settings=arguments.settings,
+            scorer=scorer,
+            distractors=distractors,
+            ranks=ranks,
         )
-    print(f"wrote {out / 'report.md'}, report.json and sheets")
+    _print_from(ranks, f"{table}\nwrote {out / 'report.md'}, report.json and sheets")
     return 0
 
 
@@ -278,11 +277,8 @@ def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     from impasto.metrics.extractors import load_extractor
     from impasto.metrics.feature_cache import default_cache
     from impasto.metrics.features import EXTRACTOR
-    from impasto.runtime.dist import Ranks
 
-    ranks = Ranks.from_environment(usable_device(arguments.device))
-    ranks = replace(ranks, timeout_minutes=WAIT_MINUTES)
-    arguments.device = str(ranks.device)  # of several GPUs each rank has its own
+    ranks = _ranks(arguments)
     cache = Path(arguments.cache) if arguments.cache else default_cache()
     options = SetOptions(
         reference=arguments.reference,
@@ -296,6 +292,17 @@ def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     scorer, distractors = _scorer(arguments)
     extractor = load_extractor(arguments.extractor or EXTRACTOR, arguments.device)
     return ranks, extractor, replace(options, distractors=distractors), scorer
+
+
+def _ranks(arguments: argparse.Namespace) -> Any:
+    """This process among its ranks; of several GPUs each has its own, which becomes --device."""
+    from dataclasses import replace
+
+    from impasto.runtime.dist import Ranks
+
+    ranks = replace(Ranks.from_environment(usable_device(arguments.device)), timeout_minutes=WAIT_MINUTES)
+    arguments.device = str(ranks.device)
+    return ranks
 
 
 def _print_from(ranks: Any, text: str) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from impasto.data.scenes import score_images
 from impasto.metrics.scenes import FIXED_SET, SEEN_SET, Painter, SceneReport
-from impasto.pictures import contact_sheet, save_png
+from impasto.pictures import contact_sheet
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.report import charts, embedded, page
 
@@ -22,9 +22,9 @@ SET_TITLES = {
 SHEET_PROMPTS, SHEET_PICTURES = 12, 6
 
 
-def write_sheets(report: SceneReport, paint: Painter, out: Path) -> list[tuple[str, Image.Image]]:
+def scene_sheets(report: SceneReport, paint: Painter) -> dict[str, tuple[str, Image.Image]]:
     """The first prompts of every set, not picked, with several pictures of each; and of the seen set the
-    pictures that the oracle finds worst and best. Returns each with what it is."""
+    pictures that the oracle finds worst and best. {name: (what it is, sheet)}."""
     sheets = {}
     for group, prompts in report.prompts.items():
         chosen = prompts[: len(prompts) if group == FIXED_SET else SHEET_PROMPTS]
@@ -39,9 +39,7 @@ def write_sheets(report: SceneReport, paint: Painter, out: Path) -> list[tuple[s
         labels = [f"{found[index]:.2f} {prompts[index]}" for index in picked]
         words = f"{name.capitalize()}, picked by the oracle: {SET_TITLES[SEEN_SET]}"
         sheets[name] = words, contact_sheet([[pictures[index]] for index in picked], labels, cell=64)
-    for name, (_, sheet) in sheets.items():
-        save_png(sheet, out / f"{name}.png")
-    return list(sheets.values())
+    return sheets
 
 
 def write_page(

@@ -14,7 +14,7 @@ from rich.console import Console
 import impasto
 from impasto.config import from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions
-from impasto.evaluation.scene_sheets import SET_TITLES, write_page, write_sheets
+from impasto.evaluation.scene_sheets import SET_TITLES, scene_sheets, write_page
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
 from impasto.metrics.features import (
     SMALL_SAMPLE,
@@ -32,6 +32,8 @@ from impasto.metrics.scenes import (
     SceneReport,
     evaluate_scenes,
 )
+from impasto.pictures import save_png
+from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.lineage import images_before, lineage
 from impasto.runtime.model_directory import is_model_directory
@@ -52,8 +54,11 @@ def evaluate_model(
     settings: Sequence[str] = (),
     scorer: Scorer | None = None,
     distractors: int = DISTRACTORS,
+    ranks: Ranks | None = None,
 ) -> str:
-    """Run the scenes protocol and write report.json, report.md and sheets; returns the table."""
+    """Run the scenes protocol and write report.json, report.md and sheets; returns the table. Several ranks
+    share the drawing and the describing; the main one writes."""
+    ranks = ranks or Ranks()
     pipe = impasto.load(name).to(device, dtype)
     extractor = reporting_features(pipe.provenance)
     if scorer is not None:
@@ -65,17 +70,17 @@ def evaluate_model(
     console = Console(stderr=True)
     with console.status("scoring") as status:
         report = evaluate_scenes(
-            {MODEL: _painter(pipe), UNTRAINED: _painter(blank)},
+            {MODEL: _painter(pipe, ranks), UNTRAINED: _painter(blank, ranks)},
             options,
             resolution=pipe.config.resolution,
             count=count,
             seed=seed,
             progress=lambda text: status.update(f"scoring {text}"),
         )
-    captions = _captions(pipe, report, options)
+    captions = _captions(pipe, report, options, ranks)
     frechet = _frechet(extractor, report)
     alignment = _alignment(scorer, report, options, distractors) if scorer is not None else None
-    sheets = write_sheets(report, _painter(pipe), out)
+    sheets = scene_sheets(report, _painter(pipe, ranks))
     document = {
         "model": pipe.name,
         "version": impasto.__version__,
@@ -99,15 +104,30 @@ def evaluate_model(
         "alignment": alignment,
         "prompts": report.prompts,
     }
-    atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
     table = f"{scene_table(report)}\n{_caption_table(captions)}{_frechet_line(frechet)}"
     if alignment is not None:
         table += "\n" + alignment_table(alignment)
-    atomic_write_text(out / "report.md", f"# {pipe.name} on scenes\n\n{table}")
-    run = run_of(Path(name)) if is_model_directory(Path(name)) else None
-    write_page(f"{pipe.name} on scenes", table, sheets, run, out)
-    atomic_write_text(out / "model-card.md", model_card(pipe, options, table))
+    if ranks.is_main:
+        _write(out, pipe, options, document, table, sheets, name)
     return table
+
+
+def _write(
+    out: Path,
+    pipe: Any,
+    options: SceneOptions,
+    document: dict[str, Any],
+    table: str,
+    sheets: dict[str, tuple[str, Image.Image]],
+    name: str,
+) -> None:
+    atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
+    atomic_write_text(out / "report.md", f"# {pipe.name} on scenes\n\n{table}")
+    for sheet_name, (_, sheet) in sheets.items():
+        save_png(sheet, out / f"{sheet_name}.png")
+    run = run_of(Path(name)) if is_model_directory(Path(name)) else None
+    write_page(f"{pipe.name} on scenes", table, list(sheets.values()), run, out)
+    atomic_write_text(out / "model-card.md", model_card(pipe, options, table))
 
 
 def model_card(pipe: Any, options: SceneOptions, table: str) -> str:
@@ -196,13 +216,18 @@ def _alignment(
     )
 
 
-def _captions(pipe: Any, report: SceneReport, options: SceneOptions) -> dict[str, dict[str, CaptionScore]]:
+def _captions(
+    pipe: Any, report: SceneReport, options: SceneOptions, ranks: Ranks
+) -> dict[str, dict[str, CaptionScore]]:
     """What the model says of real renders, by set of prompts and language; empty if it cannot describe."""
     if not hasattr(pipe, "caption"):
         return {}
 
     def describe(pictures: Sequence[Image.Image], language: str) -> list[str]:
-        return pipe.caption(pictures, language)
+        def some(chosen: list[int]) -> list[str]:
+            return pipe.caption([pictures[index] for index in chosen], language) if chosen else []
+
+        return ranks.in_shares(len(pictures), some)
 
     languages = sorted(set(options.languages))
     return {
@@ -258,13 +283,24 @@ def _frechet_line(frechet: dict[str, Any]) -> str:
     )
 
 
-def _painter(pipe: Any) -> Painter:
-    """Every prompt has noise of its own."""
+def _painter(pipe: Any, ranks: Ranks) -> Painter:
+    """Every prompt has noise of its own. All ranks paint a share and have all pictures."""
 
     def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
         seeds = [seed * len(prompts) + index for index in range(len(prompts))]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is untrained")
-            return pipe.generate(list(prompts), seed=seeds, batch_size=32).pictures()
+
+        def some(chosen: list[int]) -> list[Image.Image]:
+            if not chosen:
+                return []
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*is untrained")
+                drawn = pipe.generate(
+                    [prompts[index] for index in chosen],
+                    seed=[seeds[index] for index in chosen],
+                    batch_size=32,
+                )
+            return drawn.pictures()
+
+        return ranks.in_shares(len(prompts), some)
 
     return paint

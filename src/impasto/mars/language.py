@@ -29,10 +29,11 @@ from impasto.mars.semvie import MarsModel, train_only
 from impasto.mars.sequence import IGNORED
 from impasto.mars.texts import text_fingerprint
 from impasto.mars.training_config import LanguageRun
-from impasto.mars.training_state import Means, make_optimizer
+from impasto.mars.training_state import make_optimizer
 from impasto.runtime.checkpoint import load_checkpoint, save_checkpoint
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful, NonFiniteGuard
+from impasto.runtime.means import Means
 from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 
 ANY_SIDE = 8  # of pictures that are never drawn
@@ -143,7 +144,7 @@ def train_language(
         step(state, source, ranks)
         recorder.tick(state.scenes)
         if state.scenes % config.log_every == 0:
-            recorder.metrics(state, state.means.take(), time.perf_counter() - started)
+            recorder.metrics(state, state.means.take(ranks), time.perf_counter() - started)
         ending = ranks.any(stop.requested or deadline.passed)
         if ending:
             reason = stop.reason or "time limit"

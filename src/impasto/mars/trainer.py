@@ -63,7 +63,7 @@ def train(
     return run_steps(
         lambda: step(state, pictures, ranks),
         lambda: state.tokens,
-        state.means.take,
+        lambda: state.means.take(ranks),
         state,
         recorder,
         config,

@@ -1,12 +1,11 @@
 """Everything that a checkpoint of stage I or II holds: the trained tensors, their optimiser, counters."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from impasto.config import ConfigError, diff, to_dict
@@ -21,37 +20,10 @@ from impasto.mars.training_config import Optimisation, StageRun
 from impasto.runtime.checkpoint import CheckpointError, save_checkpoint
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import NonFiniteGuard
+from impasto.runtime.means import Means
 from impasto.runtime.sharded_checkpoint import Target, load_sharded_checkpoint, save_sharded_checkpoint
 from impasto.runtime.sharding import shard
 from impasto.runtime.training_state import load_optimizer, optimizer_tensors
-
-
-class Means:
-    """Running means of metrics, kept on their device until they are read."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor | float] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
-        for name, value in metrics.items():
-            summand = value.detach().double() if isinstance(value, Tensor) else value
-            self.sums[name] = self.sums.get(name, 0.0) + summand
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call; they start anew."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
-        return means
-
-    def state_dict(self) -> dict[str, Any]:
-        """For the JSON of a checkpoint."""
-        sums = {name: float(total) for name, total in self.sums.items()}
-        return {"sums": sums, "counts": dict(self.counts)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
 @dataclass

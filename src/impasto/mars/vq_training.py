@@ -30,6 +30,7 @@ from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_ch
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful, NonFiniteGuard
 from impasto.runtime.loop import run_steps
+from impasto.runtime.means import Means
 from impasto.runtime.streams import random_stream
 from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 
@@ -153,8 +154,7 @@ class TokenizerState:
     usage: CodeUsage  # of all ranks, since the last log line
     idle: Tensor  # [codes] int64: images since a code was last used
     guards: dict[str, NonFiniteGuard]
-    sums: dict[str, Tensor | float]  # of metrics since the last log line; fp64, on their device until read
-    counts: dict[str, int]
+    means: Means  # of metrics since the last log line
     images: int = 0
     last_checkpoint: Path | None = None
 
@@ -187,21 +187,13 @@ class TokenizerState:
                 name: NonFiniteGuard(training.max_bad_steps, f"gradients of the {name}")
                 for name in ("tokenizer", "discriminator")
             },
-            sums={},
-            counts={},
+            means=Means(),
         )
 
-    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
-        for name, value in metrics.items():
-            summand = value.detach().double() if isinstance(value, Tensor) else value
-            self.sums[name] = self.sums.get(name, 0.0) + summand
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def take_metrics(self) -> dict[str, float]:
+    def take_metrics(self, ranks: Ranks) -> dict[str, float]:
         """Means of the metrics since the last call, and the codes used since then; both start anew."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        means = self.means.take(ranks)
         means |= {"codes/used": float(self.usage.used), "codes/perplexity": self.usage.perplexity}
-        self.sums, self.counts = {}, {}
         self.usage.reset()
         return means
 
@@ -219,8 +211,7 @@ class TokenizerState:
             "config": to_dict(self.run),
             "images": self.images,
             "guards": {name: guard.state_dict() for name, guard in self.guards.items()},
-            "sums": {name: float(total) for name, total in self.sums.items()},
-            "counts": self.counts,
+            **self.means.state_dict(),
         }
         self.last_checkpoint = save_checkpoint(out, self.images, tensors, {**documents, **extra})
         return self.last_checkpoint
@@ -241,7 +232,7 @@ class TokenizerState:
         self.idle.copy_(tensors["codes"]["idle"])
         for name, guard in self.guards.items():
             guard.load_state_dict(state["guards"][name])
-        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        self.means.load_state_dict(state)
         self.images, self.last_checkpoint = state["images"], checkpoint
         return state
 
@@ -277,7 +268,7 @@ def train_tokenizer(
     return run_steps(
         lambda: step(state, source, ranks, distance),
         lambda: state.images,
-        state.take_metrics,
+        lambda: state.take_metrics(ranks),
         state,
         recorder,
         config,
@@ -301,11 +292,11 @@ def step(
             state, images, share=share, adversarial=adversarial, perceptual=perceptual, ranks=ranks
         )
         outputs.append(output)
-        state.add(metrics)
+        state.means.add(metrics)
     _update(state, "tokenizer", state.tokenizer, state.tokenizer_optimizer, ranks)
     if adversarial:
         for images, output in zip(batches, outputs, strict=True):
-            state.add(discriminator_backward(state, images, output.reconstruction, share=share))
+            state.means.add(discriminator_backward(state, images, output.reconstruction, share=share))
         _update(state, "discriminator", state.discriminator, state.discriminator_optimizer, ranks)
     _age_and_revive(state, outputs, ranks)
     state.images += config.batch
@@ -396,7 +387,7 @@ def _update(state: TokenizerState, name: str, network: nn.Module, optimizer: Opt
         (parameter.grad for parameter in parameters), state.images, state.last_checkpoint
     )
     norm = nn.utils.clip_grad_norm_(parameters, config.clip)
-    state.add({f"nonfinite/{name}": float(bad), f"gradient/{name}": norm})
+    state.means.add({f"nonfinite/{name}": float(bad), f"gradient/{name}": norm})
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate_at(state.images)
     optimizer.step()
@@ -425,7 +416,7 @@ def _age_and_revive(state: TokenizerState, outputs: Sequence[VQOutput], ranks: R
         if name in moments:
             moments[name][revived] = 0
     state.idle[revived] = 0
-    state.add({"codes/revived": float(len(revived))})
+    state.means.add({"codes/revived": float(len(revived))})
 
 
 def _optimizer(network: nn.Module, config: TokenizerTraining) -> Optimizer:

@@ -6,7 +6,7 @@ averages them: the same numbers as one process on the whole batch. Every rank mu
 
 import datetime
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -161,6 +161,11 @@ class Ranks:
         with _exchange():
             distributed.all_gather_object(items, item)
         return items
+
+    def in_shares(self, count: int, work: Callable[[list[int]], Sequence[T]]) -> list[T]:
+        """What `work` makes of 0 ... count - 1, on every rank: each does every n-th and gives it to all."""
+        parts = self.gather_objects(list(work(list(range(self.rank, count, self.world_size)))))
+        return [parts[index % self.world_size][index // self.world_size] for index in range(count)]
 
     def barrier(self) -> None:
         """Wait for all ranks."""

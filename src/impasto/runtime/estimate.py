@@ -13,12 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of one call: floating point operations (a multiply-add counts two), the peak of live tensors in bytes,
-    parameters and inputs excluded, and what was alive when the call returned (with gradients: what the
-    forward pass keeps for the backward pass)."""
+class Memory:
+    """Of one call: the peak of live tensors in bytes, parameters and inputs excluded, and what was alive when
+    the call returned (with gradients: what the forward pass keeps for the backward pass)."""
 
-    flops: int
     peak_bytes: int
     kept_bytes: int
 
@@ -60,16 +58,23 @@ class _PeakMemory(TorchDispatchMode):
         self.alive -= size
 
 
-def cost_of(call: Callable[[], Any], *, backward: bool = False) -> Cost:
-    """Cost of `call`, which should run a meta-device module; with `backward`, also of the gradients of the
-    scalar it returns."""
-    flop_counter, memory = FlopCounterMode(display=False), _PeakMemory()
-    with torch.set_grad_enabled(backward), flop_counter, memory:
+def operations_of(call: Callable[[], Any]) -> int:
+    """Floating point operations of `call`, which should run meta-device modules (a multiply-add is two)."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        call()
+    return counter.get_total_flops()
+
+
+def memory_of(call: Callable[[], Any], *, backward: bool = False) -> Memory:
+    """Memory of `call`; with `backward`, also of the gradients of the scalar it returns. Apart from the
+    operations, whose counter keeps activations alive that checkpointing computed again."""
+    with torch.set_grad_enabled(backward), _PeakMemory() as memory:
         result = call()
         kept = memory.alive
         if backward:
             result.backward()
-    return Cost(flop_counter.get_total_flops(), memory.peak, kept)
+    return Memory(memory.peak, kept)
 
 
 def parameter_bytes(module: nn.Module) -> int:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from impasto.config import to_dict
 from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful, NonFiniteGuard
+from impasto.runtime.means import Means
 from impasto.runtime.streams import random_stream
 from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 from impasto.vision.contrastive import pair_loss, symmetric_loss
@@ -41,8 +42,7 @@ class TwoTowerState:
     optimizer: Optimizer
     guard: NonFiniteGuard
     images: int = 0
-    sums: dict[str, Tensor | float] = field(default_factory=dict)  # of metrics since the last log line
-    steps: int = 0  # in these sums
+    means: Means = field(default_factory=Means)  # of metrics since the last log line
     last_checkpoint: Path | None = None
 
     @classmethod
@@ -54,19 +54,6 @@ class TwoTowerState:
             model.encoder.to(torch.bfloat16)
         guard = NonFiniteGuard(run.training.max_bad_steps, "gradients of the heads")
         return cls(run, model, _optimizer(model, run.training), guard)
-
-    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
-        """Metrics of one step."""
-        for name, value in metrics.items():
-            summand = value.detach().double() if isinstance(value, Tensor) else value
-            self.sums[name] = self.sums.get(name, 0.0) + summand
-        self.steps += 1
-
-    def take_means(self) -> dict[str, float]:
-        """Means of the metrics since the last call, which starts anew."""
-        means = {name: float(total) / self.steps for name, total in self.sums.items()}
-        self.sums, self.steps = {}, 0
-        return means
 
     def save(self, out: Path) -> Path:
         """Write a checkpoint and return its folder."""
@@ -80,8 +67,7 @@ class TwoTowerState:
                 "images": self.images,
                 "optimizer": optimizer,
                 "guard": self.guard.state_dict(),
-                "sums": {name: float(total) for name, total in self.sums.items()},
-                "steps": self.steps,
+                **self.means.state_dict(),
             },
         )
         return self.last_checkpoint
@@ -101,7 +87,7 @@ class TwoTowerState:
             name = [*restored.fresh, *restored.unused][0]
             raise CheckpointError(f"{checkpoint} is of other heads: '{name}' does not fit")
         self.guard.load_state_dict(state["guard"])
-        self.sums, self.steps = dict(state["sums"]), state["steps"]
+        self.means.load_state_dict(state)
         self.images, self.last_checkpoint = state["images"], checkpoint
         return state
 
@@ -123,7 +109,7 @@ def train(
         step(state, stream)
         recorder.tick(state.images)
         if state.images % config.log_every == 0:
-            recorder.metrics(state, state.take_means(), time.perf_counter() - started)
+            recorder.metrics(state, state.means.take(Ranks()), time.perf_counter() - started)
         finished = state.images >= config.images
         if state.images % config.evaluate_every == 0 or finished:
             recorder.evaluate(state)
@@ -158,7 +144,7 @@ def step(state: TwoTowerState, stream: ExampleStream) -> None:
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     model.heads.cap_scale()
-    state.add(
+    state.means.add(
         {
             **losses,
             "nonfinite": float(bad),
