@@ -14,6 +14,7 @@ TOP = {
     "families",
     "loading",
     "evaluation",
+    "exploring_command",
     "training_families",
     "serve",
 }  # the only places that know the families

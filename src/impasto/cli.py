@@ -13,6 +13,7 @@ from impasto.config import first_line
 from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
 from impasto.evaluation.command import add_options as add_evaluate_verb
+from impasto.exploring_command import VERBS as EXPLORING_VERBS
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"
@@ -42,6 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"impasto {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_generate(verbs)
+    for name, summary, add in EXPLORING_VERBS:
+        verb = verbs.add_parser(name, help=summary)
+        add(verb)
+        _add_model_options(verb)
     _add_caption(verbs)
     _add_train(verbs)
     _add_estimate(verbs)

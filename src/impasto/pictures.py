@@ -53,24 +53,27 @@ def open_picture(path: str | Path) -> Image.Image:
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = (), cell: int = 128
+    rows: Sequence[Sequence[Image.Image]],
+    labels: Sequence[str] = (),
+    cell: int = 128,
+    height: int | None = None,
 ) -> Image.Image:
-    """A grid, one label above each row. Small pictures are enlarged to `cell` px by repeating pixels, so that
-    what is seen is what was made."""
+    """A grid, one label above each row. Small pictures are enlarged to `cell` px (and `height`, if they are
+    not square) by repeating pixels, so that what is seen is what was made."""
+    tall = cell if height is None else height
     columns = max(len(row) for row in rows)
     label = LABEL_HEIGHT if labels else 0
     width = columns * (cell + MARGIN) + MARGIN
-    height = len(rows) * (cell + MARGIN + label) + MARGIN
-    sheet = Image.new("RGB", (width, height), PAPER)
+    sheet = Image.new("RGB", (width, len(rows) * (tall + MARGIN + label) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     for index, row in enumerate(rows):
-        top = MARGIN + index * (cell + MARGIN + label)
+        top = MARGIN + index * (tall + MARGIN + label)
         if labels:
-            text, font = labels[index], _font(any(map(_is_wide, labels[index])))
+            text, font = labels[index], label_font(labels[index])
             draw.text((MARGIN, top + 1), _shorten(text, font, width - 2 * MARGIN), INK, font)
         for column, picture in enumerate(row):
             position = (MARGIN + column * (cell + MARGIN), top + label)
-            sheet.paste(picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST), position)
+            sheet.paste(picture.convert("RGB").resize((cell, tall), Image.Resampling.NEAREST), position)
     return sheet
 
 
@@ -86,6 +89,11 @@ def routing_pictures(maps: Sequence[Tensor]) -> list[Image.Image]:
     """One picture per MoE layer from expert indices [h, w]: a colour for each expert."""
     palette = np.array(PALETTE, dtype=np.uint8)
     return [Image.fromarray(palette[(layer % len(palette)).cpu().numpy()]) for layer in maps]
+
+
+def label_font(text: str) -> Any:
+    """A font that has the characters of a text, if the system has one."""
+    return _font(any(map(_is_wide, text)))
 
 
 def _is_wide(character: str) -> bool:

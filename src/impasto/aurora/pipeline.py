@@ -156,13 +156,10 @@ class AuroraPipeline:
         first = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         if len(first) != len(prompts):
             raise ValueError(f"{len(first)} seeds for {len(prompts)} prompts; give one seed, or one for each")
-        features = self.encoder.encode(prompts).to(self.device, self._dtype)
-        global_text, local_text, mask = self.generator.encode_text(
-            features.tokens, features.eot_index, features.mask
-        )
+        global_text, local_text, mask = self.encode(prompts)
         seeds = [start + index for start in first for index in range(num_images)]
         owner = torch.arange(len(prompts)).repeat_interleave(num_images)
-        z = torch.stack([self._noise(s) for s in seeds]).to(self.device, self._dtype)
+        z = self.noise(seeds)
         psi = 1.0 if truncation is None else truncation
         layers = self.config.generator.style_slots if truncation_layers is None else truncation_layers
         wp = self.generator.truncate(self.generator.mapping(z, global_text[owner]), psi, layers)
@@ -176,7 +173,7 @@ class AuroraPipeline:
         return Generation(
             images=torch.cat([image for image, _, _, _ in outputs]),
             pyramid={r: torch.cat([p[r] for _, p, _, _ in outputs]) for r in outputs[0][1]},
-            routing=_join_routing([routing for _, _, routing, _ in outputs]),
+            routing=join_routing([routing for _, _, routing, _ in outputs]),
             prompts=[prompts[index] for index in owner],
             seeds=seeds,
         )
@@ -197,9 +194,16 @@ class AuroraPipeline:
     def _dtype(self) -> torch.dtype:
         return next(self.generator.parameters()).dtype
 
-    def _noise(self, seed: int) -> Tensor:
-        """[z_dim] of a picture's seed, of which torch takes the low 32 bits."""
-        return torch.randn(self.config.generator.z_dim, generator=torch.Generator().manual_seed(seed))
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """[N, z_dim] of pictures' seeds, of which torch takes the low 32 bits."""
+        size = self.config.generator.z_dim
+        drawn = [torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(drawn).to(self.device, self._dtype)
+
+    def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Global text [P, C], local tokens [P, S, C] and their mask [P, S], of prompts."""
+        features = self.encoder.encode(prompts).to(self.device, self._dtype)
+        return self.generator.encode_text(features.tokens, features.eot_index, features.mask)
 
     def _prompt_means(self, global_text: Tensor, seeds: Sequence[int]) -> Tensor:
         """Mean wp of each prompt over 16 draws: [P, slots, D]."""
@@ -240,7 +244,7 @@ def read_document(document: Mapping[str, Any]) -> tuple[AuroraConfig, bool, dict
     return from_dict(AuroraConfig, rest), trained, provenance
 
 
-def _join_routing(batches: list[list[Routing]]) -> list[Routing]:
+def join_routing(batches: list[list[Routing]]) -> list[Routing]:
     """Routing of several batches, layer by layer, on the CPU. z is averaged over pictures."""
     joined = []
     for layers in zip(*batches, strict=True):
