@@ -85,8 +85,7 @@ def project(
                 F.mse_loss(a, b) / b.square().mean() for a, b in zip(features(image), known, strict=True)
             ]
             total = total + config.feature_weight * torch.stack(apart).mean()
-        optimizer.zero_grad()
-        total.backward()
+        (offset.grad,) = torch.autograd.grad(total, offset)  # the generator's parameters get none
         optimizer.step()
         error = float(F.mse_loss(image.detach().float(), wanted[max(wanted)]))
         if best is None or error < best[0]:
