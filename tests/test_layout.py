@@ -15,6 +15,7 @@ TOP = {
     "loading",
     "evaluation",
     "exploring_command",
+    "exploring_report",
     "training_families",
     "serve",
 }  # the only places that know the families

@@ -8,6 +8,7 @@ from typing import Any
 
 from impasto.command_options import usable_device
 from impasto.config import ConfigError
+from impasto.exploring_report import add_analyse
 
 SHOWN = 96  # px of a picture in a strip
 
@@ -66,8 +67,10 @@ def add_project(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", default="projection", metavar="DIR", help="folder (default projection)")
 
 
-def _pipeline(arguments: argparse.Namespace) -> Any:
+def aurora_pipeline(arguments: argparse.Namespace) -> Any:
     """The model, which must be one of Aurora."""
+    import warnings
+
     import torch
 
     import impasto
@@ -81,6 +84,7 @@ def _pipeline(arguments: argparse.Namespace) -> Any:
     pipe = impasto.load(arguments.model, arguments.settings)
     pipe.to(usable_device(arguments.device), getattr(torch, arguments.dtype))
     if not pipe.trained:
+        warnings.filterwarnings("ignore", message=".*is untrained")
         print(f"'{pipe.name}' is untrained: its pictures show no prompt.", file=sys.stderr)
     return pipe
 
@@ -106,7 +110,7 @@ def _interpolate(arguments: argparse.Namespace) -> int:
     shares_of(arguments.steps)
     if out.suffix in MOVING:
         check_animation(out)
-    pipe = _pipeline(arguments)
+    pipe = aurora_pipeline(arguments)
     strips, labels = _walk(pipe, arguments)
     columns = [generation.pictures() for generation in strips]
     rows = [list(row) for row in zip(*columns, strict=True)]
@@ -164,7 +168,7 @@ def _routes(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out} should end in .png")
     if arguments.layer is not None and not arguments.knock_out:
         raise ConfigError("--layer means something only with --knock-out")
-    pipe = _pipeline(arguments)
+    pipe = aurora_pipeline(arguments)
     layers, prompts = layers_of_experts(pipe), arguments.prompts
     if not arguments.knock_out:
         generation = draw(pipe, latents_of(pipe, prompts, [arguments.seed] * len(prompts)))
@@ -197,7 +201,7 @@ def _project(arguments: argparse.Namespace) -> int:
 
     config = InversionConfig(space=arguments.space, steps=arguments.steps)
     picture = open_picture(arguments.picture)
-    pipe = _pipeline(arguments)
+    pipe = aurora_pipeline(arguments)
     side, out = pipe.config.resolution, Path(arguments.out)
     square = _square(picture, side)
     features = ImageFeatures("efficientnet-lite0", max(64, side)).to(pipe.device)
@@ -257,4 +261,5 @@ VERBS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...] = 
     ("interpolate", "Pictures on the way between two prompts or noises.", add_interpolate),
     ("routes", "Which expert made which pixel.", add_routes),
     ("project", "Search the latent that draws a picture again.", add_project),
+    ("analyse", "Look at a model from inside: every sheet and number into a folder.", add_analyse),
 )

@@ -40,6 +40,7 @@ from impasto.aurora.routing_maps import (
 )
 from impasto.cli import main
 from impasto.config import ConfigError
+from impasto.exploring_report import FILES
 from impasto.pictures import read_settings
 from tests.aurora.test_pipeline import pipe  # noqa: F401
 from tests.conftest import relative_difference
@@ -249,6 +250,14 @@ def test_the_verbs_on_the_command_line(tmp_path, capsys):
     assert "| layer 1, 16x16, 4 experts |" in capsys.readouterr().out
     knock = ["routes", SHORT, "--knock-out", "--layer", "1", "--out", str(tmp_path / "without.png")]
     assert main([*knock, *model]) == 0
+    prompts = tmp_path / "prompts.txt"
+    shapes = ("circle", "star", "ring", "heart")
+    prompts.write_text("\n".join(f"a {c} {s}" for c in ("red", "blue", "green", "black") for s in shapes))
+    analysis = tmp_path / "analysis"
+    assert main(["analyse", "--prompts", str(prompts), "--count", "16", "--out", str(analysis), *model]) == 0
+    assert {path.name for path in analysis.iterdir()} == set(FILES)
+    found = json.loads((analysis / "analysis.json").read_text())
+    assert set(found["path_length"]) == {"z", "w", "text"} and len(found["expert_knowledge"]) == 2
     out = tmp_path / "projection"
     assert main(["project", str(strip), "--steps", "3", "--out", str(out), *model]) == 0
     kept = load_file(out / "latent.safetensors")
@@ -275,6 +284,7 @@ def test_the_verbs_on_the_command_line(tmp_path, capsys):
         (["routes", SHORT, "--layer", "0"], "only with --knock-out"),
         (["routes", SHORT, "--knock-out", "--layer", "9", "--model", "aurora-debug"], "has layers 0 to 1"),
         (["routes", SHORT, "--out", "x.gif"], "should end in .png"),
+        (["analyse", "--count", "3"], "--count 3 should be at least 16"),
         (["project", "nothing.png"], "nothing.png: no such file"),
         (["project", "nothing.png", "--steps", "0"], "--steps 0 should be at least 1"),
     ],
