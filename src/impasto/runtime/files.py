@@ -15,6 +15,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
+        _as_usual(temporary)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -36,6 +37,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _as_usual(file)
         if path.exists():
             replaced = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
             os.replace(path, replaced)
@@ -45,3 +49,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _as_usual(file: Path) -> None:
+    """The permissions that the umask gives a new file: safetensors writes files that only their owner reads."""
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
