@@ -13,10 +13,10 @@ import torch
 
 from impasto.cli import main as impasto
 from impasto.mars import ablation
-from impasto.mars.ablation import CELLS, main
-from impasto.mars.ablation_measures import text_drift, training_seconds
-from impasto.mars.ablation_table import table
+from impasto.mars.ablation import CELLS, COLUMNS, main
+from impasto.mars.ablation_measures import text_drift
 from impasto.mars.launch import find_run
+from impasto.runtime.results import table, training_seconds
 from tests.mars.models import captions, tiny_model
 
 TWO = ("published", "shared-weights")
@@ -137,7 +137,7 @@ def test_the_table(home, tmp_path, capsys):
     for seed, value in enumerate((3.0, 4.0)):
         document["measured"]["image_token_nll"]["seen"] = value
         (tmp_path / f"published-seed{seed}.json").write_text(json.dumps({**document, "seed": seed}))
-    assert "| published | 2 | 3.500 [3.000, 4.000] |" in table(tmp_path)
+    assert "| published | 2 | 3.500 [3.000, 4.000] |" in table(tmp_path, COLUMNS)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,14 @@
 the evaluation's own stream, whatever the run's seed."""
 
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
-from impasto import __version__
 from impasto.mars.analysis import Drift
 from impasto.mars.convert import from_language
 from impasto.mars.directories import LanguagePart, TokenizerPart
@@ -24,7 +21,6 @@ from impasto.mars.training_config import StageRun
 from impasto.mars.validation import SUFFIXES, Validation
 from impasto.metrics.intervals import bootstrap
 from impasto.metrics.scenes import EVALUATION_STREAM, SEEN_SET, UNSEEN_SET, judge, prompt_sets
-from impasto.runtime.log import TIME, read_metrics
 
 SIDES = {"train": ("seen", SEEN_SET), "heldout": ("heldout", UNSEEN_SET)}  # split: our name, its prompts'
 TEXT_BATCH = 64
@@ -124,30 +120,3 @@ def _likelihood(logits: Tensor, ids: Tensor, counts: Tensor) -> float:
     """Sum of the negative log-likelihoods of each next token, where counts [B, T - 1] bool."""
     ahead = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
     return float(-ahead[counts].sum())
-
-
-def training_seconds(folder: Path) -> float:
-    """Wall seconds that the run's steps, checkpoints and samples took, by its own log; sessions that were
-    lost do not count. nan where too little was logged."""
-    rows = [row for row in read_metrics(folder / "metrics.jsonl") if TIME in row]
-    images, timed, seconds, before = 0, 0, 0.0, 0
-    for row in rows:
-        images = row["images"]
-        rate = row[TIME].get("images_per_second")
-        if rate:
-            timed += images - before
-            seconds += (images - before) / rate
-        before = images
-    return seconds * images / timed if timed else float("nan")
-
-
-def versions() -> dict[str, str | int]:
-    """What the numbers were made with."""
-    return {
-        "impasto": __version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }

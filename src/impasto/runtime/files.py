@@ -52,7 +52,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _as_usual(file: Path) -> None:
-    """The permissions that the umask gives a new file: safetensors writes files that only their owner reads."""
+    """The permissions that the umask gives a new file; safetensors lets nobody but the owner read its."""
     mask = os.umask(0)
     os.umask(mask)
     file.chmod(0o666 & ~mask)

@@ -1,25 +1,21 @@
 """Results of an ablation: one JSON file a cell and seed, and a table over them."""
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from impasto.config import ConfigError
+import numpy
+import torch
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "NLL, seen": ("image_token_nll", "seen"),
-    "NLL, held out": ("image_token_nll", "heldout"),
-    "oracle, seen": ("oracle", "seen", "mean"),
-    "oracle, held out": ("oracle", "heldout", "mean"),
-    "captions true, seen": ("captions_true", "seen", "mean"),
-    "captions true, held out": ("captions_true", "heldout", "mean"),
-    "text KL": ("text_drift", "seen", "divergence"),
-    "text NLL": ("text_drift", "seen", "nll_after"),
-    "image RMS, last": ("residuals", "after", "image_rms", "-1"),
-    "text RMS, last": ("residuals", "after", "text_rms", "-1"),
-}
+from impasto import __version__
+from impasto.config import ConfigError
+from impasto.runtime.log import TIME, read_metrics
+
+Columns = Mapping[str, Sequence[str]]  # {title: the way through a result's "measured"}
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -33,18 +29,18 @@ def read_result(file: Path) -> dict[str, Any]:
     raise ConfigError(f"{file} is not the result of an ablation; delete it, or choose another --results")
 
 
-def table(results: Path, order: Iterable[str] = ()) -> str:
+def table(results: Path, columns: Columns, order: Iterable[str] = ()) -> str:
     """A markdown table over the JSON files of a folder: mean [least, most] over seeds, rows
     in `order` as far as it names them. ConfigError without any."""
     documents = [read_result(file) for file in sorted(results.glob("*.json"))]
     if not documents:
         raise ConfigError(f"no results in {results}; run the cells first, or name them with --results")
-    lines = ["| cell | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    lines = ["| cell | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     found = {document["cell"] for document in documents}
     known = [name for name in order if name in found]
     for cell in (*known, *sorted(found.difference(known))):
         rows = [document for document in documents if document["cell"] == cell]
-        cells = [_over_seeds([_value(row["measured"], path) for row in rows]) for path in COLUMNS.values()]
+        cells = [_over_seeds([_value(row["measured"], path) for row in rows]) for path in columns.values()]
         lines.append(f"| {cell} | {len(rows)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -61,3 +57,39 @@ def _over_seeds(values: Sequence[float | None]) -> str:
         return "-"
     spread = f" [{min(known):.3f}, {max(known):.3f}]" if len(known) > 1 else ""
     return f"{mean(known):.3f}{spread}"
+
+
+def training_seconds(folder: Path) -> float:
+    """Wall seconds that the run's steps, checkpoints and samples took, by its own log; sessions that were
+    lost do not count. nan where too little was logged."""
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if TIME in row]
+    images, timed, seconds, before = 0, 0, 0.0, 0
+    for row in rows:
+        images = row["images"]
+        rate = row[TIME].get("images_per_second")
+        if rate:
+            timed += images - before
+            seconds += (images - before) / rate
+        before = images
+    return seconds * images / timed if timed else float("nan")
+
+
+def versions() -> dict[str, str | int]:
+    """What the numbers were made with."""
+    return {
+        "impasto": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def finite(value: Any) -> Any:
+    """JSON knows no infinity: null instead."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,54 @@
+"""The ablation: every cell is a run, results are written once, a table is made of them."""
+
+import json
+
+import pytest
+
+from impasto.aurora import ablation
+from impasto.aurora.ablation import CELLS, COLUMNS, main, run_of
+from impasto.runtime.results import table
+
+TINY = [
+    "--images", "64", "--prompts", "16", "--seeds", "0",
+    "--set", "model.generator.channel_max=32", "--set", "discriminator.channel_max=16",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_is_a_run_that_differs_from_the_base_in_what_it_says(cell):
+    run, base = run_of(cell, 3, 9_600), run_of("base", 3, 9_600)
+    assert run.training.images == 9_600 and run.training.seed == 3 and run.model.resolution == 16
+    assert (run == base) == (cell == "base")
+    assert run.model.generator.moe.experts[16] == 1  # experts stand at 8x8 alone, so that cells compare
+
+
+def test_a_cell_is_trained_and_measured_once_and_stands_in_the_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ablation, "REAL", 64)
+    monkeypatch.setattr(ablation, "PATHS", 3)
+    command = ["--out", str(tmp_path), "--cells", "experts-2", *TINY]
+    assert main([*command[:3], "experts-2,growing-reference", *command[4:]]) == 0
+    file = tmp_path / "results" / "experts-2-seed0.json"
+    before = file.read_bytes()
+    measured = json.loads(before)["measured"]
+    assert measured["side"] == 16 and 0.5 <= measured["busiest_expert"] <= 1 and measured["nonfinite"] == 0
+    assert 0 <= measured["share_of_noise"] <= 1 and measured["frechet"] > 0
+    assert main(command) == 0
+    assert "finished before" in capsys.readouterr().out and file.read_bytes() == before
+    assert "| experts-2 | 1 |" in table(tmp_path / "results", COLUMNS, CELLS)
+    assert main([*command, "--set", "training.r1_gamma=1"]) == 2
+    assert "is of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--cells", "expert-2"], "experts-2"),
+        (["--seeds", "x"], "whole numbers"),
+        (["--images", "3"], "at least 64"),
+        (["--table"], "no results"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, capsys, arguments, told):
+    assert main(["--out", str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
