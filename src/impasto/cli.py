@@ -14,6 +14,7 @@ from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
 from impasto.evaluation.command import add_options as add_evaluate_verb
 from impasto.exploring_command import VERBS as EXPLORING_VERBS
+from impasto.upscaling import command as upscaling
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=summary)
         add(verb)
         _add_model_options(verb)
+    upscaling.add_verb(verbs.add_parser("upscale", help="Enlarge pictures by super-resolution."))
     _add_caption(verbs)
     _add_train(verbs)
     _add_estimate(verbs)
@@ -71,6 +73,7 @@ def _add_generate(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--out", default="pictures", metavar="DIR", help="folder to write (default pictures)")
     verb.add_argument("--batch-size", type=int, default=8, help="pictures per pass (default 8)")
     _add_model_options(verb)
+    upscaling.add_options(verb)
     aurora = verb.add_argument_group("Aurora")
     aurora.add_argument(
         "--truncation",
@@ -245,6 +248,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     from impasto.loading import describe
     from impasto.pictures import contact_sheet, save_png, to_images
 
+    upscaler = upscaling.wanted(arguments)
     options = {
         name: getattr(arguments, name) for name in GENERATE_OPTIONS if getattr(arguments, name) is not None
     }
@@ -264,11 +268,12 @@ def _generate(arguments: argparse.Namespace) -> int:
     if not pipe.trained:
         print(f"'{pipe.name}' is untrained: its pictures show no prompt.", file=sys.stderr)
     out, count = Path(arguments.out), arguments.num_images
-    pictures = generation.pictures()
+    pictures = upscaling.upscaled(generation.images, upscaler)
+    told = {**options, **upscaling.settings_of(upscaler)}
     for index, picture in enumerate(pictures):
-        save_png(picture, out / f"{index:06d}.png", pipe.settings(generation, index, options))
+        save_png(picture, out / f"{index:06d}.png", pipe.settings(generation, index, told))
     rows = [pictures[start : start + count] for start in range(0, len(pictures), count)]
-    save_png(contact_sheet(rows, arguments.prompts), out / "sheet.png")
+    save_png(upscaling.sheet(rows, arguments.prompts, upscaler), out / "sheet.png")
     written = f"{len(pictures)} pictures and sheet.png"
     if with_pyramid:
         levels = {r: to_images(batch) for r, batch in generation.pyramid.items()}

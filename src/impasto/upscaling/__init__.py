@@ -1,0 +1,1 @@
+"""Super-resolution of pictures, whichever model made them; `loading.load_upscaler` gives one by name."""
