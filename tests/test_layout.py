@@ -26,6 +26,7 @@ FORBIDDEN = {
     "runtime": FAMILIES | TOP | {"nn", "text", "vision", "data", "metrics"},
     "data": FAMILIES | TOP | {"nn", "vision", "metrics"},
     "metrics": FAMILIES | TOP,
+    "upscaling": FAMILIES | TOP | {"text", "vision", "data", "metrics"},
     "aurora": {"mars"} | TOP,
     "mars": {"aurora"} | TOP,
 }
