@@ -125,8 +125,8 @@ def expert_knowledge(
     objects = np.stack([segment(np.asarray(picture)) for picture in drawn.pictures()])
     found = []
     for layer, routing in zip(layers_of_experts(pipe), drawn.routing, strict=True):
-        step = objects.shape[1] // layer.side
-        small = objects[:, step // 2 :: step, step // 2 :: step]
+        centres = ((np.arange(layer.side) + 0.5) * objects.shape[1] / layer.side).astype(int)
+        small = objects[:, centres][:, :, centres]
         experts = routing.expert_index.numpy()
         found.append(
             Knowledge(

@@ -70,7 +70,8 @@ def project(
     slots = mean.shape[1] if config.space == "w+" else 1
     offset = torch.zeros(1, slots, mean.shape[2], device=pipe.device, requires_grad=True)
     optimizer = torch.optim.Adam([offset], lr=config.learning_rate, betas=(0.9, 0.999))
-    wanted = box_pyramid(target.to(pipe.device), min(level.resolution for level in generator.levels))
+    levels = box_pyramid(target.to(pipe.device), min(generator.config.active_resolutions))
+    wanted = levels if generator.config.pyramid else {max(levels): levels[max(levels)]}
     known = None if features is None else [part.detach() for part in features(target.to(pipe.device))]
     kept, errors = [], []
     best: tuple[float, Tensor] | None = None
@@ -78,11 +79,12 @@ def project(
         optimizer.param_groups[0]["lr"] = config.learning_rate * _rate(step / config.steps, config)
         wp = (mean + spread * offset).expand_as(mean).to(mean.dtype)
         image, pyramid, _, _ = generator.synthesize(wp, one.local_text, one.mask)
-        terms = [F.mse_loss(pyramid.get(side, image).float(), level) for side, level in wanted.items()]
+        terms = [F.mse_loss(pyramid[side].float(), wanted[side]) for side in wanted if side in pyramid]
         total = torch.stack(terms).mean() + config.prior_weight * offset.square().mean()
         if features is not None and known is not None:
             apart = [
-                F.mse_loss(a, b) / b.square().mean() for a, b in zip(features(image), known, strict=True)
+                F.mse_loss(a, b) / b.square().mean()
+                for a, b in zip(features(image.float()), known, strict=True)
             ]
             total = total + config.feature_weight * torch.stack(apart).mean()
         (offset.grad,) = torch.autograd.grad(total, offset)  # the generator's parameters get none
