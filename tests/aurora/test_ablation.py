@@ -22,6 +22,7 @@ def test_every_cell_is_a_run_that_differs_from_the_base_in_what_it_says(cell):
     assert run.model.generator.moe.experts[16] == 1  # experts stand at 8x8 alone, so that cells compare
 
 
+@pytest.mark.long
 def test_a_cell_is_trained_and_measured_once_and_stands_in_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ablation, "REAL", 64)
     monkeypatch.setattr(ablation, "PATHS", 3)

@@ -31,7 +31,7 @@ from impasto.mars.training_state import StageState
 from impasto.mars.vq import VQTokenizer
 from impasto.runtime import sharded_checkpoint
 from impasto.runtime.checkpoint import CheckpointError, checkpoint_path
-from impasto.runtime.dist import Ranks
+from impasto.runtime.dist import Ranks, RanksError
 from impasto.runtime.guards import NonFiniteGuard
 from impasto.runtime.sharding import dropped_afterwards, is_sharded, own_rows, row_range, whole
 from tests.mars.models import scatter
@@ -176,7 +176,7 @@ def die_while_saving(home: Path, ranks: Ranks) -> None:
         sharded_checkpoint._write_parts = die
     try:
         state.save(home / "two")
-    except RuntimeError:
+    except RanksError:
         print("the other rank is gone")
 
 

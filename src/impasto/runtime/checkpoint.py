@@ -107,6 +107,8 @@ def new_checkpoint(run: Path, images: int, state: Mapping[str, Any]) -> Iterator
                 flush(file)
             flush(folder)
         flush(path.parent)
+    except ConnectionError:  # another rank is gone, which is not this disk's fault
+        raise
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} cannot be written: {one_line(error)}; earlier checkpoints are intact, "
