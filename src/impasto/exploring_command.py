@@ -40,7 +40,7 @@ def add_interpolate(verb: argparse.ArgumentParser) -> None:
 def add_routes(verb: argparse.ArgumentParser) -> None:
     verb.description = (
         "Which expert made which pixel: each picture, then its map in every mixture-of-experts layer, over a "
-        "bar of the experts' shares. --without E shows the pictures as they are without expert E."
+        "bar of the experts' shares. --knock-out shows the pictures without each expert."
     )
     verb.set_defaults(run=_routes)
     verb.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw")

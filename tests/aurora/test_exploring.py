@@ -220,7 +220,8 @@ def test_the_share_of_noise_of_known_variances():
         """Pixels are a number of the prompt of variance 4, and noise of variance 1."""
 
         def generate(self, prompts, draws, seed):
-            source = torch.Generator().manual_seed(seed)
+            assert len(set(seed)) == len(prompts)  # noises of their own
+            source = torch.Generator().manual_seed(seed[0])
             text = 2 * torch.randn(len(prompts), 1, 3, 4, 4, generator=source)
             noise = torch.randn(len(prompts), draws, 3, 4, 4, generator=source)
             return SimpleNamespace(images=(text + noise).flatten(0, 1))

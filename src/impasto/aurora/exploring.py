@@ -95,7 +95,8 @@ def share_of_noise(pipe: AuroraPipeline, prompts: Sequence[str], draws: int = 8,
     the prompt. 0: noise changes nothing, 1: the prompt changes nothing."""
     if draws < 2 or len(prompts) < 2:
         raise ValueError("the share of noise needs two prompts and two draws of each, at least")
-    pictures = pipe.generate(list(prompts), draws, seed=seed).images.float()
+    own = [seed + draws * n for n in range(len(prompts))]  # the same few noises for all would be no sample
+    pictures = pipe.generate(list(prompts), draws, seed=own).images.float()
     by_prompt = pictures.unflatten(0, (len(prompts), draws)).flatten(2).double()
     within = by_prompt.var(1).mean()
     between = (by_prompt.mean(1).var(0).mean() - within / draws).clamp_min(

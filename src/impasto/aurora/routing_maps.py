@@ -36,6 +36,8 @@ def layers_of_experts(pipe: AuroraPipeline) -> list[LayerOfExperts]:
     """All of them, in the order of `Generation.routing`."""
     found: list[LayerOfExperts] = []
     for level in pipe.generator.levels:
+        if level.resolution not in pipe.config.generator.active_resolutions:
+            continue  # of a growing run, not there yet
         for module in level.modules():
             if isinstance(module, SparseFeedForward):
                 found.append(LayerOfExperts(len(found), level.resolution, module))

@@ -67,6 +67,7 @@ def training_cost(run: AuroraRun) -> TrainingCost:
     with torch.device("meta"):
         generator, discriminator = Generator(run.model.generator), Discriminator(run.discriminator)
     generator.recompute = discriminator.recompute = run.training.recompute_activations
+    discriminator.apart = run.growing.schedule != "none"
     smaller, larger = 2, 4
     due = {count: _step(run, generator, discriminator, count, penalise=True) for count in (smaller, larger)}
     few, many = (memory_of(passes).peak_bytes for passes in due.values())
@@ -184,7 +185,7 @@ class Projection:
             f"{machine.utilisation:.0%}; gradients ({exchanged:.2g} GB a step) in a ring",
             f"at {machine.bandwidth:g} GB/s, not beside computing; batch {training.batch:,}, "
             f"{training.images:,} images, all at the largest side; {PROMPT_TOKENS} tokens a caption.",
-            "Not in it: data, frozen networks (text encoder, guides), optimisers, sampling, restarts.",
+            "Not in it: data, frozen networks, heads on them, drawing again, path lengths, optimisers.",
         ]
 
 
