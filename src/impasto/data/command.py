@@ -218,7 +218,8 @@ def _select(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from impasto.data.glyphs.build import BuildOptions, build
+    from impasto.data.glyphs.build import build
+    from impasto.data.glyphs.options import BuildOptions
 
     options = BuildOptions(
         size=arguments.size,

@@ -1,25 +1,22 @@
 """What a finished set says of itself: counts, README.md (the data card), NOTICE, contact sheets."""
 
-from __future__ import annotations
-
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from impasto.data.glyphs.captions import phrase
-from impasto.data.glyphs.glyphs import Glyph
+from impasto.data.glyphs.glyph import Glyph
 from impasto.data.glyphs.licences import MIT, MIT_HOLDERS
-from impasto.data.glyphs.sources import LABELS, LABELS_ATTRIBUTION, GlyphSet
+from impasto.data.glyphs.packages import GlyphSet
+from impasto.data.glyphs.pictures import Picture
+from impasto.data.glyphs.sources import LABELS, LABELS_ATTRIBUTION
 from impasto.data.glyphs.splits import CELL_SHARE, CONCEPT_SHARE, SPLITS, fraction
 from impasto.data.records import Faults
 from impasto.runtime.files import atomic_write_text
-
-if TYPE_CHECKING:
-    from impasto.data.glyphs.build import Picture
 
 SHEET_ROWS, SHEET_COLUMNS, STYLE_ROWS, CELL = 8, 12, 14, 64
 GROUPS = (
