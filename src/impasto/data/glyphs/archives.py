@@ -4,12 +4,12 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 NPM_ROOT, DEBIAN_ROOT = "package/", "./"  # of every file inside
 AR_MAGIC = b"!<arch>\n"
 AR_HEADER, AR_NAME, AR_SIZE = 60, slice(0, 16), slice(48, 58)  # bytes of a member's header, and what is where
-DATA = "data.tar"  # the files of a Debian package; what follows the name says how they are compressed
+COMPRESSIONS: tuple[Literal["xz", "gz"], ...] = ("xz", "gz")  # of Debian's that Python's tarfile reads
 
 
 @contextmanager
@@ -21,18 +21,19 @@ def open_archive(path: Path) -> Iterator[tuple[tarfile.TarFile, str]]:
             yield archive, NPM_ROOT
         return
     with open(path, "rb") as file:
-        _seek_data(file)
-        with tarfile.open(fileobj=file, mode="r:*") as archive:
+        compression = _seek_data(file)
+        with tarfile.open(fileobj=file, mode=f"r:{compression}") as archive:
             yield archive, DEBIAN_ROOT
 
 
-def _seek_data(file: IO[bytes]) -> None:
-    """To where the files of a Debian package begin."""
+def _seek_data(file: IO[bytes]) -> Literal["xz", "gz"]:
+    """To where the files of a Debian package begin; returns how they are compressed."""
     if file.read(len(AR_MAGIC)) != AR_MAGIC:
         raise tarfile.ReadError("not a Debian package")
     while len(header := file.read(AR_HEADER)) == AR_HEADER:
-        if header[AR_NAME].decode("ascii", "replace").startswith(DATA):
-            return
+        for compression in COMPRESSIONS:
+            if header[AR_NAME].rstrip(b" /") == f"data.tar.{compression}".encode():
+                return compression
         size = header[AR_SIZE].strip()
         if not size.isdigit():
             break
