@@ -9,7 +9,8 @@ from typing import IO, Literal
 NPM_ROOT, DEBIAN_ROOT = "package/", "./"  # of every file inside
 AR_MAGIC = b"!<arch>\n"
 AR_HEADER, AR_NAME, AR_SIZE = 60, slice(0, 16), slice(48, 58)  # bytes of a member's header, and what is where
-COMPRESSIONS: tuple[Literal["xz", "gz"], ...] = ("xz", "gz")  # of Debian's that Python's tarfile reads
+Mode = Literal["r:xz", "r:gz"]
+DATA: dict[bytes, Mode] = {b"data.tar.xz": "r:xz", b"data.tar.gz": "r:gz"}  # a Debian package's files
 
 
 @contextmanager
@@ -21,19 +22,19 @@ def open_archive(path: Path) -> Iterator[tuple[tarfile.TarFile, str]]:
             yield archive, NPM_ROOT
         return
     with open(path, "rb") as file:
-        compression = _seek_data(file)
-        with tarfile.open(fileobj=file, mode=f"r:{compression}") as archive:
+        mode = _seek_data(file)
+        with tarfile.open(fileobj=file, mode=mode) as archive:
             yield archive, DEBIAN_ROOT
 
 
-def _seek_data(file: IO[bytes]) -> Literal["xz", "gz"]:
-    """To where the files of a Debian package begin; returns how they are compressed."""
+def _seek_data(file: IO[bytes]) -> Mode:
+    """To where the files of a Debian package begin; returns how they are read."""
     if file.read(len(AR_MAGIC)) != AR_MAGIC:
         raise tarfile.ReadError("not a Debian package")
     while len(header := file.read(AR_HEADER)) == AR_HEADER:
-        for compression in COMPRESSIONS:
-            if header[AR_NAME].rstrip(b" /") == f"data.tar.{compression}".encode():
-                return compression
+        mode = DATA.get(header[AR_NAME].rstrip(b" /"))
+        if mode is not None:
+            return mode
         size = header[AR_SIZE].strip()
         if not size.isdigit():
             break
