@@ -354,6 +354,11 @@ def test_names_lead_to_concepts():
     assert own.base == concepts.find("odd-hat").key and own.english == "odd hat: medium-light skin tone"
     assert concepts.find("turkey-dark-skin-tone").base == "1F983", "one concept, also in a tone of its own"
     assert concepts.find("groundumbrella", run_together=True).english == "ground umbrella"
+    titled = concepts.titled("Beach umbrella", chinese="伞", group=7)
+    assert (titled.english, titled.chinese, titled.base) == ("Beach umbrella", "伞", "26F1"), (
+        "but not CLDR's name"
+    )
+    assert concepts.titled("Turkey").key == "1F983"
     assert concepts.find("grxndumbrella", run_together=True) is None and concepts.find("twitter") is None
 
 

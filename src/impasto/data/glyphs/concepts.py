@@ -40,6 +40,7 @@ RENAMED = (
     (r"^flag-cocos-islands$", "flag-cocos-keeling-islands"),
     (r"^flag-(flags?|crossed-flags|chequered-flag|triangular-flag)$", r"\1"),
 )
+AMBIGUOUS = ("mouse", "bat", "seal")  # CLDR's animals; other sets draw other things of these names
 BRANDS = frozenset(
     re.findall(
         r"[\w-]+",
@@ -131,10 +132,10 @@ class Concepts:
     def titled(
         self, title: str, *, chinese: str = "", tags: Iterable[str] = (), group: int | None = None
     ) -> Concept:
-        """The concept of a picture with a title that somebody wrote: CLDR's own where the title is its name;
-        else a new one, which is held out together with what the title leads to, if to anything."""
+        """The concept of a picture with a title that somebody wrote: CLDR's own where the title is its name
+        and has no other meaning; else a new one, which is held out together with what the title leads to."""
         known = self.by_code.get(self._by_letters.get(letters(title), ""))
-        if known and letters(known.english) == letters(title):
+        if known and letters(known.english) == letters(title) and letters(title) not in AMBIGUOUS:
             return known
         key = f"name:{letters(title)}"
         base, base_name = (known.base, known.base_name) if known else (key, title)

@@ -63,6 +63,8 @@ def _iconify(path: Path, glyph_set: GlyphSet, concepts: Concepts, faults: Faults
             faults.add("cannot be drawn", f"{glyph_set.style}:{name}")
         else:
             body, tint = icon["body"], ("", "")
+            if glyph_set.called == "icon":  # no emoji, so CLDR's short names may mean something else
+                concept = concepts.titled(re.sub(r"-\d+$", "", name).replace("-", " "))
             if glyph_set.tinted:
                 english, chinese, colour = TINTS[int(fraction("openglyphs tint", name) * len(TINTS))]
                 body, tint = body.replace("currentColor", colour), (english, chinese)
