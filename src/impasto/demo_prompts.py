@@ -27,5 +27,5 @@ GLYPH_PROMPTS: tuple[str, ...] = (
     "a cat face, noto style",
     "a house, noto style",
     "a strawberry, noto style",
-    "a snowman, noto style",
+    "a ghost, noto style",
 )
