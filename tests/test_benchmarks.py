@@ -31,6 +31,25 @@ def test_parts_of_a_training_step(tmp_path, monkeypatch, capsys):
     assert "not installed" in capsys.readouterr().out
 
 
+def test_reading_pictures(tmp_path, capsys):
+    pytest.importorskip("webdataset")
+    from benchmarks import data
+
+    assert data.main(["--quick", "--json", str(tmp_path / "data.json")]) == 0
+    found = json.loads((tmp_path / "data.json").read_text())
+    assert set(found["samples_per_core_second"]) == {"impasto", "webdataset", "decode"} and found["torch"]
+    assert found["against_decode_alone"] < 1 and "against webdataset" in capsys.readouterr().out
+
+
+def test_selecting_rows(tmp_path, capsys):
+    pytest.importorskip("duckdb")
+    from benchmarks import data_select
+
+    assert data_select.main(["--quick", "--rows", "4000", "--json", str(tmp_path / "select.json")]) == 0
+    found = json.loads((tmp_path / "select.json").read_text())
+    assert 0 < found["kept"] < found["rows"] == 4000 and found["peak_gigabytes"] > 0.01
+
+
 @pytest.mark.long
 def test_the_generator_against_the_transcription(tmp_path):
     assert generator.main(["--quick", "--json", str(tmp_path / "generator.json")]) == 0

@@ -107,7 +107,11 @@ def _add_build(verbs: argparse._SubParsersAction) -> None:
     build.add_argument("out", metavar="DIR", help="folder to write")
     build.add_argument("--size", type=int, default=64, metavar="PX", help="64 (default), 128 or 256")
     build.add_argument(
-        "--groups", default="core", metavar="A,B", help="core (default: MIT, Apache-2.0, CC-BY), share-alike"
+        "--groups",
+        default="core",
+        metavar="A,B",
+        help="core (default: MIT, Apache-2.0, CC-BY), share-alike, icons, public-domain, "
+        "photographs-mixed-licences",
     )
     build.add_argument(
         "--background",
@@ -218,7 +222,8 @@ def _select(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from impasto.data.glyphs.build import BuildOptions, build
+    from impasto.data.glyphs.build import build
+    from impasto.data.glyphs.options import BuildOptions
 
     options = BuildOptions(
         size=arguments.size,
