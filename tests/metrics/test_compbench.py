@@ -11,6 +11,7 @@ from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering
 import impasto.metrics.alignment as alignment
 import impasto.metrics.compbench_plus as plus
 from impasto.cli import main
+from impasto.config import ConfigError
 from impasto.metrics.compbench import (
     Detection,
     attribute_score,
@@ -20,6 +21,7 @@ from impasto.metrics.compbench import (
     questions,
     spatial_score,
 )
+from impasto.metrics.parses import Parser
 from impasto.vision.blip import BlipAnswers
 from tests.metrics.test_alignment import ColourModel
 from tests.metrics.test_picture_sets import write_pictures
@@ -114,9 +116,10 @@ def test_depth_by_hand():
     depth = np.zeros((479, 479))
     depth[:100, :200], depth[:100, 200:240] = 9, 1
     seen = [box("cat", near, 1.0), box("sofa bed", far, 0.8)]
-    score = lambda prompt, boxes=seen, of=depth, v="fixed": plus.depth_score(
-        prompt, ("cat", "bed"), boxes, of, v
-    )  # noqa: E501, E731
+
+    def score(prompt, boxes=seen, of=depth, variant="fixed"):
+        return plus.depth_score(prompt, ("cat", "bed"), boxes, of, variant)
+
     assert score("a cat in front of a bed") == pytest.approx(0.25 * 1.8 + 0.5)
     assert score("a cat behind a bed") == pytest.approx(0.45) == score("a cat beside a bed")
     assert score("a cat behind a bed", of=9 - depth) == pytest.approx(0.95)
@@ -125,10 +128,32 @@ def test_depth_by_hand():
     assert score("a cat hidden by a bed", apart, 9 - depth) == pytest.approx(0.45 + 0.5 * (1 / 7) / 0.5)
     assert score("a cat behind a bed", seen[:1]) == 0.25
     # The evaluator reads the map with its axes exchanged: of its transpose it gives what "fixed" gives.
-    assert score("a cat in front of a bed", of=depth.T, v="official") == pytest.approx(0.95)
+    assert score("a cat in front of a bed", of=depth.T, variant="official") == pytest.approx(0.95)
     twice = [box("cat", RIGHT, 0.5), *seen]  # and takes the last cat before both were met
     assert score("a cat in front of a bed", twice, depth.T, "official") == pytest.approx(0.95)
     assert score("a cat in front of a bed", twice) == pytest.approx(0.25 * 1.3)
+
+
+def test_parses_by_spacy(tmp_path):
+    spacy = pytest.importorskip("spacy")
+
+    @spacy.language.Language.component("by_hand")
+    def by_hand(document):
+        kinds = {"a": ("DET", "det"), "red": ("ADJ", "amod"), "on": ("ADP", "prep")}
+        for token in document:
+            token.pos_, token.dep_ = kinds.get(token.text, ("NOUN", "pobj"))
+            nouns = [other for other in document if other.i > token.i and other.text not in kinds]
+            token.head = nouns[0] if token.text in ("a", "red") else token
+        return document
+
+    pipeline = spacy.blank("en")
+    pipeline.add_pipe("by_hand")
+    pipeline.to_disk(tmp_path / "pipeline")
+    found = Parser(str(tmp_path / "pipeline"))("a red car on a house")
+    assert found["chunks"] == ["a red car", "a house"] and found["objects"] == ["car", "house"]
+    assert found["without_adjectives"] == "a car on a house"
+    with pytest.raises(ConfigError, match=r"spacy=nothing is no pipeline"):
+        Parser("nothing")
 
 
 def test_three_in_one():
