@@ -58,13 +58,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"give one of {', '.join(asked)}" + (f", not {' and '.join(given)}" if given else "")
         )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a folder")
     _drawing(arguments)
     with_protocol = arguments.protocol not in (None, "scenes", "compbench")
     if arguments.reference is not None and arguments.target is None and arguments.command is None:
         raise ConfigError(f"--reference goes with a folder of pictures, not with {given[0]}")
     if arguments.compare is not None:
         print(compare_reports(arguments.compare, out), end="")
-        print(f"wrote {out / 'compare.md'}", file=sys.stderr)
+        print(f"wrote {out / 'compare.md'} and compare.html", file=sys.stderr)
     elif arguments.blind is not None:
         if arguments.pairs is not None and arguments.pairs < 1:
             raise ConfigError(f"--pairs {arguments.pairs} should be at least 1")
@@ -95,6 +97,8 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> None:
         if ranks.world_size > 1:
             raise ConfigError("pictures are scored in one process: start it without torchrun")
         table = evaluate_pictures(target, out, scorer=scorer, distractors=distractors, seed=arguments.seed)
+    elif target.is_dir() and not is_model(arguments.target):
+        raise ConfigError(f"{target} holds neither a model (config.json, model.safetensors) nor PNG pictures")
     else:
         table = evaluate_model(
             arguments.target,

@@ -67,13 +67,14 @@ def evaluate_model(
     if scorer is not None:
         refuse_training_networks(scorer.name, scorer, pipe.provenance.get("training_networks", {}))
     blank = type(pipe).untrained(pipe.config, name=pipe.name).to(device, dtype)
+    painters = {MODEL: _painter(pipe, ranks, drawing), UNTRAINED: _painter(blank, ranks, drawing)}
     trained_on = pipe.provenance.get("data", {}).get("scenes")
     options = from_dict(SceneOptions, trained_on) if trained_on else SceneOptions()
     options = override(options, list(settings))
     console = Console(stderr=True)
     with console.status("scoring") as status:
         report = evaluate_scenes(
-            {name: _painter(one, ranks, drawing) for name, one in ((MODEL, pipe), (UNTRAINED, blank))},
+            painters,
             options,
             resolution=pipe.config.resolution,
             count=count,
@@ -83,7 +84,7 @@ def evaluate_model(
     captions = _captions(pipe, report, options, ranks)
     frechet = _frechet(extractor, report)
     alignment = _alignment(scorer, report, options, distractors) if scorer is not None else None
-    sheets = scene_sheets(report, _painter(pipe, ranks, drawing))
+    sheets = scene_sheets(report, painters)
     document = {
         "model": pipe.name,
         "version": impasto.__version__,
