@@ -18,7 +18,9 @@ from impasto.runtime.files import atomic_write_text
 from impasto.runtime.report import embedded, page
 
 SCENES, ABSENT = "scenes", "not measured"
-OPTIONAL = "sets.training.content_sha256"  # may be missing: copies are then not measured
+TRAINING, SCORER = "sets.training.content_sha256", "alignment.scorer"
+OPTIONAL = (TRAINING, SCORER)  # may be missing: copies, or alignment, are then not measured
+SHEETS = {True: ("painters",), False: ("random", "prompts")}  # of reports on scenes, on sets
 AS_RESIZED = "sets.pictures.size"  # may differ where all are resized to one side
 # Of reports of models on scenes, likewise.
 SCENES_MUST_AGREE = {
@@ -39,7 +41,8 @@ MUST_AGREE = {
     "sets.pictures.size": "the size of the pictures",
     "sets.reference.count": "the number of reference pictures",
     "sets.reference.content_sha256": "the reference",
-    OPTIONAL: "the training pictures",
+    TRAINING: "the training pictures",
+    SCORER: "the scorer",
 }
 
 
@@ -64,7 +67,7 @@ def compare_reports(names: Sequence[str], out: Path | None = None) -> str:
             one, other = _at(first, path), _at(report, path)
             if one == other or (path == AS_RESIZED and first["preparation"]["resize"] is not None):
                 continue
-            if path == OPTIONAL and (one is None or other is None):
+            if path in OPTIONAL and (one is None or other is None):
                 continue
             raise ConfigError(
                 f"{first_name} and {name} are not comparable: {words} differs ({_short(one, other)})"
@@ -80,18 +83,20 @@ def compare_reports(names: Sequence[str], out: Path | None = None) -> str:
     table = "\n".join([*lines, "", shared]) + "\n"
     if out is not None:
         atomic_write_text(out / "compare.md", table)
-        atomic_write_text(out / "compare.html", _page(table, names, "seen" if on_scenes else "random"))
+        atomic_write_text(out / "compare.html", _page(table, names, SHEETS[on_scenes]))
     return table
 
 
-def _page(table: str, names: Sequence[str], sheet: str) -> str:
-    """The table, and below it the sheet of each report that still has its own: what the numbers are about."""
+def _page(table: str, names: Sequence[str], sheets: Sequence[str]) -> str:
+    """The table, and below it the sheets of each report that still has them: what the numbers are about."""
     body = f"<h1>Side by side</h1>{html_tables(table)}"
     for name in names:
-        file = report_file(name).with_name(f"{sheet}.png")
-        if file.is_file():
-            with Image.open(file) as picture:
-                body += f"<h2>{html.escape(name)}</h2><img src='{embedded(picture)}'>"
+        body += f"<h2>{html.escape(name)}</h2>"
+        for sheet in sheets:
+            file = report_file(name).with_name(f"{sheet}.png")
+            if file.is_file():
+                with Image.open(file) as picture:
+                    body += f"<img src='{embedded(picture)}'>"
     return page("Side by side", body, TABLE_STYLE)
 
 
