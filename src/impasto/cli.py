@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from impasto import __version__
-from impasto.command_options import DTYPES, usable_device
+from impasto.command_options import DTYPES, add_drawing_options, drawing_options, usable_device
 from impasto.config import first_line
 from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
@@ -18,7 +18,6 @@ from impasto.upscaling import command as upscaling
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"
-GENERATE_OPTIONS = ("truncation", "truncation_mode", "pyramid", "guidance", "temperature", "top_k", "top_p")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,34 +73,10 @@ def _add_generate(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--batch-size", type=int, default=8, help="pictures per pass (default 8)")
     _add_model_options(verb)
     upscaling.add_options(verb)
-    aurora = verb.add_argument_group("Aurora")
-    aurora.add_argument(
-        "--truncation",
-        type=float,
-        metavar="PSI",
-        help="pull w towards its mean: 1 not at all, 0 entirely (default: not at all)",
-    )
-    aurora.add_argument(
-        "--truncation-mode",
-        choices=("average", "prompt"),
-        help="towards the mean w of training (default), or further towards the prompt's own mean (the "
-        "released script)",
-    )
+    aurora = add_drawing_options(verb)
     aurora.add_argument(
         "--pyramid", action="store_const", const=True, help="also write pyramid.png, every resolution"
     )
-    mars = verb.add_argument_group("MARS")
-    mars.add_argument(
-        "--guidance",
-        type=float,
-        metavar="G",
-        help="how strongly the prompt is followed (default: the model's)",
-    )
-    mars.add_argument(
-        "--temperature", type=float, metavar="T", help="of drawing codes; 0 takes the likeliest (default 1)"
-    )
-    mars.add_argument("--top-k", type=int, metavar="K", help="among the K likeliest codes (default 1000)")
-    mars.add_argument("--top-p", type=float, metavar="P", help="among the likeliest of mass P (default 1)")
 
 
 def _add_caption(verbs: argparse._SubParsersAction) -> None:
@@ -249,9 +224,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     from impasto.pictures import contact_sheet, save_png, to_images
 
     upscaler = upscaling.wanted(arguments)
-    options = {
-        name: getattr(arguments, name) for name in GENERATE_OPTIONS if getattr(arguments, name) is not None
-    }
+    options = drawing_options(arguments)
+    if arguments.pyramid:
+        options["pyramid"] = True
     check_options(describe(arguments.model, arguments.settings).family, options, arguments.model)
     with_pyramid = options.pop("pyramid", False)
     pipe = impasto.load(arguments.model, arguments.settings)
