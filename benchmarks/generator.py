@@ -1,7 +1,7 @@
 """How fast the generator draws, against a plain transcription of the published algorithm: kernels made per
 sample, taps gathered one by one, experts in turn, distances by `cdist`.
 
-    python benchmarks/generator.py [--quick] [--json FILE] [--sizes small,full]
+    python -m benchmarks.generator [--quick] [--json FILE] [--sizes small,full] [--dtypes float32,bfloat16]
 
 Both have the same random weights and take turns. Processor seconds of a whole batch; bf16 is bf16 weights on
 our side, and the transcription under autocast, which is how one would run it. The drift is the difference of
