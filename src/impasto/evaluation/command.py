@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from impasto.command_options import DTYPES, usable_device
+from impasto.command_options import DTYPES, usable_device, usable_dtype
 from impasto.config import ConfigError
 
 WAIT_MINUTES = 600.0  # of ranks for the slowest one, which may draw or compare much longer than a step takes
@@ -164,8 +164,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _evaluate_scenes(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    import torch
-
     from impasto.evaluation.pictures import evaluate_pictures, holds_pictures
     from impasto.evaluation.scenes import evaluate_model
 
@@ -183,7 +181,7 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
             count=500 if arguments.count is None else arguments.count,
             seed=arguments.seed,
             device=arguments.device,
-            dtype=getattr(torch, arguments.dtype),
+            dtype=usable_dtype(arguments.dtype, arguments.device),
             settings=arguments.settings,
             scorer=scorer,
             distractors=distractors,
@@ -209,8 +207,6 @@ def _evaluate_sets(arguments: argparse.Namespace) -> int:
 def _evaluate_protocol(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    import torch
-
     from impasto.evaluation.protocols import ProtocolOptions, evaluate_protocol
 
     if arguments.reference is None:
@@ -230,7 +226,7 @@ def _evaluate_protocol(arguments: argparse.Namespace) -> int:
         own_references=arguments.own_references,
         count=arguments.count,
         batch=arguments.batch_size or 32,
-        dtype=getattr(torch, arguments.dtype),
+        dtype=usable_dtype(arguments.dtype, arguments.device),
     )
     with _progress() as progress:
         table = evaluate_protocol(options, extractor, out, progress, scorer, ranks)
