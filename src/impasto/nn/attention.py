@@ -122,5 +122,7 @@ def _attend_in_blocks(
             # A softmax of -sqrt(squared), less its last division. s / sqrt(s): the root of its own is slower.
             torch.rsqrt(squared, out=x)
             torch.addcmul(squared.amin(-1, keepdim=True).sqrt_(), squared, x, value=-1, out=x).exp2_()
-            out[group, start : start + rows] = (x.to(v.dtype) @ values[group]).div_(x.sum(-1, keepdim=True))
+            attended = out[group, start : start + rows]
+            torch.matmul(x.to(v.dtype), values[group], out=attended)
+            attended.div_(x.sum(-1, keepdim=True))
     return out.unflatten(0, (-1, heads))
