@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from impasto.command_options import drawing_options, usable_device
+from impasto.command_options import drawing_options, usable_device, usable_dtype
 from impasto.config import ConfigError, override
 from impasto.data.options import DatasetOptions
 from impasto.evaluation.blind import score_blind, write_blind
@@ -106,7 +105,7 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> None:
             count=500 if arguments.count is None else arguments.count,
             seed=arguments.seed,
             device=arguments.device,
-            dtype=getattr(torch, arguments.dtype),
+            dtype=usable_dtype(arguments.dtype, arguments.device),
             settings=arguments.settings,
             scorer=scorer,
             distractors=distractors,
@@ -142,7 +141,7 @@ def _evaluate_protocol(arguments: argparse.Namespace) -> None:
         own_references=arguments.own_references,
         count=arguments.count,
         batch=arguments.batch_size or 32,
-        dtype=getattr(torch, arguments.dtype),
+        dtype=usable_dtype(arguments.dtype, arguments.device),
         drawing=_drawing(arguments),
     )
     with _progress() as progress:
