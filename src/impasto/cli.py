@@ -8,7 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from impasto import __version__
-from impasto.command_options import DTYPES, usable_device
+from impasto.command_options import (
+    DTYPES,
+    add_drawing_options,
+    drawing_options,
+    tell_of_emulation,
+    usable_device,
+    usable_dtype,
+)
 from impasto.config import first_line
 from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
@@ -18,7 +25,6 @@ from impasto.upscaling import command as upscaling
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"
-GENERATE_OPTIONS = ("truncation", "truncation_mode", "pyramid", "guidance", "temperature", "top_k", "top_p")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,34 +80,10 @@ def _add_generate(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--batch-size", type=int, default=8, help="pictures per pass (default 8)")
     _add_model_options(verb)
     upscaling.add_options(verb)
-    aurora = verb.add_argument_group("Aurora")
-    aurora.add_argument(
-        "--truncation",
-        type=float,
-        metavar="PSI",
-        help="pull w towards its mean: 1 not at all, 0 entirely (default: not at all)",
-    )
-    aurora.add_argument(
-        "--truncation-mode",
-        choices=("average", "prompt"),
-        help="towards the mean w of training (default), or further towards the prompt's own mean (the "
-        "released script)",
-    )
+    aurora = add_drawing_options(verb)
     aurora.add_argument(
         "--pyramid", action="store_const", const=True, help="also write pyramid.png, every resolution"
     )
-    mars = verb.add_argument_group("MARS")
-    mars.add_argument(
-        "--guidance",
-        type=float,
-        metavar="G",
-        help="how strongly the prompt is followed (default: the model's)",
-    )
-    mars.add_argument(
-        "--temperature", type=float, metavar="T", help="of drawing codes; 0 takes the likeliest (default 1)"
-    )
-    mars.add_argument("--top-k", type=int, metavar="K", help="among the K likeliest codes (default 1000)")
-    mars.add_argument("--top-p", type=float, metavar="P", help="among the likeliest of mass P (default 1)")
 
 
 def _add_caption(verbs: argparse._SubParsersAction) -> None:
@@ -241,21 +223,20 @@ def _generate(arguments: argparse.Namespace) -> int:
     import warnings
     from pathlib import Path
 
-    import torch
-
     import impasto
     from impasto.families import check_options
     from impasto.loading import describe
     from impasto.pictures import contact_sheet, save_png, to_images
 
     upscaler = upscaling.wanted(arguments)
-    options = {
-        name: getattr(arguments, name) for name in GENERATE_OPTIONS if getattr(arguments, name) is not None
-    }
+    options = drawing_options(arguments)
+    if arguments.pyramid:
+        options["pyramid"] = True
     check_options(describe(arguments.model, arguments.settings).family, options, arguments.model)
     with_pyramid = options.pop("pyramid", False)
     pipe = impasto.load(arguments.model, arguments.settings)
-    pipe.to(usable_device(arguments.device), getattr(torch, arguments.dtype))
+    device = usable_device(arguments.device)
+    pipe.to(device, usable_dtype(arguments.dtype, device))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         generation = pipe.generate(
@@ -289,8 +270,6 @@ def _caption(arguments: argparse.Namespace) -> int:
     import json
     import warnings
 
-    import torch
-
     import impasto
     from impasto.loading import describe
     from impasto.pictures import open_picture
@@ -300,7 +279,8 @@ def _caption(arguments: argparse.Namespace) -> int:
         raise ValueError(f"'{arguments.model}' is a model of the family {family.name}; only mars describes")
     pictures = [open_picture(path) for path in arguments.pictures]
     pipe = impasto.load(arguments.model, arguments.settings)
-    pipe.to(usable_device(arguments.device), getattr(torch, arguments.dtype))
+    device = usable_device(arguments.device)
+    pipe.to(device, usable_dtype(arguments.dtype, device))
     if not pipe.trained:
         print(f"'{pipe.name}' is untrained: its sentences describe no picture.", file=sys.stderr)
     with warnings.catch_warnings():
@@ -327,13 +307,15 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(json.dumps(to_dict(run), indent=2))
         return 0
+    device = usable_device(arguments.device)
+    tell_of_emulation(to_dict(run), device)
     options = family.LaunchOptions(
         out=Path(arguments.out),
         data=arguments.data,
         resume=arguments.resume,
         init_from=arguments.init_from,
         time_limit=arguments.time_limit,
-        device=usable_device(arguments.device),
+        device=device,
         log_to=tuple(arguments.log_to),
     )
     reason = family.launch(arguments.preset, run, options)

@@ -2,7 +2,7 @@
 
 The scenes are of combinations of colour and shape that no training scene contains, one object each as the
 shipped model draws them; no shape and no colour comes more than twice. The glyphs are things that Open Glyphs
-shows in training, in a style each.
+shows in training, in the style that the model knows.
 """
 
 SCENE_PROMPTS: tuple[str, ...] = (
@@ -19,13 +19,13 @@ SCENE_PROMPTS: tuple[str, ...] = (
 )
 GLYPH_PROMPTS: tuple[str, ...] = (
     "a red apple, noto style",
-    "a red heart, 3d style",
-    "a pizza, twemoji style",
-    "a sun, flat style",
-    "a rocket, gradient style",
+    "a red heart, noto style",
+    "a pizza, noto style",
+    "a sun, noto style",
+    "a rocket, noto style",
     "a grinning face, noto style",
-    "a cat face, twemoji style",
-    "a house, emojione style",
-    "a strawberry, 3d style",
-    "a snowman, blob style",
+    "a cat face, noto style",
+    "a house, noto style",
+    "a strawberry, noto style",
+    "a ghost, noto style",
 )

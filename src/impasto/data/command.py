@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from impasto.command_options import DTYPES, usable_device
+from impasto.command_options import DTYPES, usable_device, usable_dtype
 
 
 def add_verbs(verb: argparse.ArgumentParser) -> None:
@@ -171,15 +171,13 @@ def _pack(arguments: argparse.Namespace) -> int:
 def _texts(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    import torch
-
     from impasto.config import override
     from impasto.data.options import DatasetOptions
     from impasto.data.texts import write_texts
     from impasto.text import load_encoder
 
     options, device = override(DatasetOptions(), arguments.settings), usable_device(arguments.device)
-    encoder, dtype = load_encoder(arguments.encoder), getattr(torch, arguments.dtype)
+    encoder, dtype = load_encoder(arguments.encoder), usable_dtype(arguments.dtype, device)
     _ = encoder.fingerprint  # before the cast, which makes it no other encoder
     encoder.to(device)
     encoder.to(dtype)

@@ -7,8 +7,9 @@ import shlex
 import subprocess
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import impasto
@@ -34,12 +35,20 @@ def draw_with_model(
     seed: int = 0,
     batch: int = 32,
     dtype: Any = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any]:
-    """Write 000000.png ... for the prompts, picture n with noise stream seed + n, and return what made them.
-    Batches are the same however often the work was cut short, and on however many ranks. Raises ConfigError
-    where the folder holds another drawing."""
-    made = {"model": identity(name), "seed": seed, "batch": batch, "dtype": str(dtype).removeprefix("torch.")}
+    """Write 000000.png ... for the prompts, picture n with noise stream seed + n and `options` of the model's
+    `generate`, and return what made them. Batches are the same however often the work was cut short, and on
+    however many ranks. Raises ConfigError where the folder holds another drawing."""
+    made: dict[str, Any] = {
+        "model": identity(name),
+        "seed": seed,
+        "batch": batch,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    if options:
+        made["options"] = dict(options)
     _claim(folder, prompts, made, ranks)
     starts = list(range(0, len(prompts), batch))[ranks.rank :: ranks.world_size]
     missing = [start for start in starts if not _whole(folder, start, batch, len(prompts))]
@@ -51,9 +60,10 @@ def draw_with_model(
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*is untrained")
                 seeds = [seed + start + place for place in range(len(part))]
-                generation = pipe.generate(list(part), seed=seeds, batch_size=batch)
+                generation = pipe.generate(list(part), seed=seeds, batch_size=batch, **options)
             for place, picture in enumerate(generation.pictures()):
-                save_png(picture, folder / file_name(start + place), pipe.settings(generation, place, {}))
+                told = pipe.settings(generation, place, options)
+                save_png(picture, folder / file_name(start + place), told)
     ranks.barrier()
     return made
 
