@@ -89,7 +89,7 @@ def test_evaluate_a_model_and_its_pictures(tmp_path, capsys):
     assert status == 0 and "shuffled captions (chance)" in printed
     assert {p.name for p in out.iterdir()} == {
         "report.json", "report.md", "report.html", "model-card.md", "fixed.png", "seen.png", "unseen.png",
-        "worst.png", "best.png",
+        "painters.png", "worst.png", "best.png",
     }  # fmt: skip
     document = json.loads((out / "report.json").read_text())
     assert document["scores"]["seen"]["real renders (ceiling)"]["overall"]["mean"] > 0.9

@@ -338,11 +338,15 @@ def _estimate(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from impasto.families import all_presets
     from impasto.loading import shipped_models
+    from impasto.vision import shipped_scorers
 
     shipped = shipped_models()
     print("Shipped models (trained):" if shipped else "Shipped models: none yet.")
     for name in shipped:
         print(f"  {name}")
+    print("Shipped scorers (of `impasto evaluate --scorer`):")
+    for name in shipped_scorers():
+        print(f"  two-tower:{name}")
     print("Presets:")
     for name, summary in all_presets().items():
         print(f"  {name:22s} {summary}")

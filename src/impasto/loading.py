@@ -76,7 +76,7 @@ def _find(name: str, settings: list[str]) -> tuple[Family, Any]:
         raise ConfigError(f"settings change presets only, and '{name}' is not one")
     path = shipped.get(name) or Path(name)
     if not path.is_dir():
-        path = _from_hub(name, [*all_presets(), *shipped])
+        path = _from_hub(name, list(dict.fromkeys([*all_presets(), *shipped])))
     return family_named(read_config(path)[0], path), path
 
 

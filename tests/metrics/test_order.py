@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 import impasto
 from impasto.data.scene_source import SceneOptions, SceneSource
-from impasto.metrics.alignment import align
+from impasto.metrics.alignment import align, load_scorer
 from impasto.metrics.extractors import load_extractor
 from impasto.metrics.frechet import FrechetStats, frechet
 from impasto.metrics.kernel import kernel_distance
@@ -19,7 +19,6 @@ from impasto.metrics.picture_sets import prepare
 from impasto.metrics.picture_sources import open_pictures
 from impasto.metrics.scenes import judge, renders, shuffled
 from impasto.pictures import from_images
-from impasto.text import load_encoder
 
 COUNT = 100
 
@@ -95,22 +94,13 @@ def test_glyphs(extractor):
     reference, real = pictures[:COUNT], pictures[COUNT:]
     soft, static = blurred(real, 2), noise(real)
     check_pictures(extractor, reference, [real, soft, static])
-    # A scorer made here: from features of pictures to their captions' sentences by ridge regression
-    encoder = load_encoder("sentence")
-    texts = torch.cat(
-        [encoder.encode(prompts[n : n + 50]).pooled for n in range(0, len(prompts), 50)]
-    ).float()
-    texts = texts - texts[:COUNT].mean(0)
-    known = features(extractor, reference)
-    middle, spread = known.mean(0), known.std(0) + 1e-3
-    x = ((known - middle) / spread).double()
-    ridge = torch.linalg.solve(x @ x.T + 3000 * torch.eye(COUNT).double(), texts[:COUNT].double())
+    scorer = load_scorer("two-tower:openglyphs-64")
+    asked = prompts[COUNT:]
+    own = scorer.embed_prompts(asked)
 
-    def score(pictures, asked):
-        embedded = ((features(extractor, pictures) - middle) / spread).double() @ x.T @ ridge
-        return align(embedded.float(), asked, prompts[COUNT:], distractors=20)
+    def score(pictures, texts):
+        return align(scorer.embed_pictures(pictures), texts, asked, distractors=20)
 
-    own = texts[COUNT:]
     best, middling = score(real, own), score(soft, own)
     worst = [score(static, own), score(real, own.roll(1, 0))]  # noise, and captions exchanged
     assert best.cosine.mean > middling.cosine.mean
