@@ -9,18 +9,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from impasto.runtime.files import atomic_write_text
 
 DTYPES = ("float32", "bfloat16")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds of processor time of one way of doing something: the median, the least and the most."""
+    """One number met several times, such as processor seconds: the median, the least and the most."""
 
     median: float
     least: float
@@ -41,16 +42,23 @@ def processor_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Spread]:
-    """Processor time of each way, each in its turn and the order reversed every other round, so that what
+def turns(
+    ways: Mapping[str, Callable[[], object]], rounds: int, timed: Callable[[Callable[[], object]], T]
+) -> dict[str, list[T]]:
+    """What `timed` says of each way, each in its turn and the order reversed every other round, so that what
     else the machine does falls on all. One round before them is for warming up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, list[T]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name in list(ways) if turn % 2 else list(ways)[::-1]:
-            spent = processor_seconds(ways[name])
+            spent = timed(ways[name])
             if turn:
-                seconds[name].append(spent)
-    return {name: Spread.of(values) for name, values in seconds.items()}
+                found[name].append(spent)
+    return found
+
+
+def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Spread]:
+    """Processor time of each way, in turns."""
+    return {name: Spread.of(values) for name, values in turns(ways, rounds, processor_seconds).items()}
 
 
 def peak_memory() -> int:

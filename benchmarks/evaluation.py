@@ -9,18 +9,16 @@ Aims: no slower than the others, 1.2 times the speed of torch-fidelity; memory t
 alone (5 KB a picture) and not by the pictures (196 KB each at 256 px as bytes, four times that as numbers).
 """
 
-import argparse
-import json
 import multiprocessing
-import statistics
+import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.common import peak_memory
+from benchmarks.common import Spread, arguments_of, peak_memory, take_turns, write_result
 from PIL import Image
 
 from impasto.metrics.comparison import compare
@@ -100,24 +98,21 @@ def torch_fidelity_reader() -> Callable[[Path, Extractor], None] | None:
 
 
 def speeds(folder: Path, count: int, rounds: int) -> dict[str, float]:
-    """Pictures a second of one core's time, and ratios of medians."""
+    """Pictures a second of one core's time, the slowest and the quickest round's too; ratios of medians."""
     extractor = load_extractor()
-    ways: dict[str, Callable[[Path, Extractor], None]] = {"impasto": streamed, "plain_loop": plain_loop}
+    readers: dict[str, Callable[[Path, Extractor], None]] = {"impasto": streamed, "plain_loop": plain_loop}
     theirs = torch_fidelity_reader()
     if theirs is not None:
-        ways["torch_fidelity"] = theirs
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(rounds + 1):
-        for way in list(ways) if turn % 2 else list(ways)[::-1]:
-            started = time.process_time()
-            ways[way](folder, extractor)
-            if turn:  # the first is for warming up
-                seconds[way].append(time.process_time() - started)
-    medians = {way: statistics.median(values) for way, values in seconds.items()}
-    result = {f"{way}_pictures_per_core_second": count / median for way, median in medians.items()}
+        readers["torch_fidelity"] = theirs
+    ways = {name: partial(reader, folder, extractor) for name, reader in readers.items()}
+    seconds = take_turns(ways, rounds)
+    result = {}
+    for way, spent in seconds.items():
+        result[f"{way}_pictures_per_core_second"] = count / spent.median
+        result[f"{way}_slowest"], result[f"{way}_quickest"] = count / spent.most, count / spent.least
     for way in ways:
         if way != "impasto":
-            result[f"against_{way}"] = medians[way] / medians["impasto"]
+            result[f"against_{way}"] = seconds[way].median / seconds["impasto"].median
     return result
 
 
@@ -138,8 +133,8 @@ def peak_of(folder: Path) -> int:
     return peak
 
 
-def statistics_seconds(count: int) -> float:
-    """Every measure of two sets of so many features, once."""
+def statistics_seconds(count: int, rounds: int) -> Spread:
+    """Every measure of two sets of so many features."""
     generator = torch.Generator().manual_seed(0)
     sets = [
         SetFeatures(
@@ -153,9 +148,7 @@ def statistics_seconds(count: int) -> float:
         )
         for _ in range(2)
     ]
-    started = time.process_time()
-    compare(*sets)
-    return time.process_time() - started
+    return take_turns({"statistics": lambda: compare(*sets)}, rounds)["statistics"]
 
 
 def measure(count: int, rounds: int) -> dict[str, float]:
@@ -172,23 +165,22 @@ def measure(count: int, rounds: int) -> dict[str, float]:
     result["peak_mib"], result["peak_mib_of_4_times_as_many"] = (peak / 2**20 for peak in peaks)
     result["extra_kib_a_picture"] = (peaks[1] - peaks[0]) / (3 * count) / 1024
     result["statistics_pictures"] = float(4 * count)
-    result["statistics_core_seconds"] = statistics_seconds(4 * count)
+    spent = statistics_seconds(4 * count, rounds)
+    result["statistics_core_seconds"] = spent.median
+    result["statistics_least"], result["statistics_most"] = spent.least, spent.most
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    arguments = parser.parse_args()
+def main(argv: list[str] | None = None) -> int:
+    arguments = arguments_of(__doc__, argv)
     torch.set_num_threads(1)
     result = measure(*((32, 2) if arguments.quick else (128, 3)))
     print(f"PNG of {STORED} px, EfficientNet-Lite0 at 64 px:")
     for name, value in result.items():
         print(f"  {name:40s} {value:10.3f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(arguments.json, result)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,15 +1,17 @@
 """How the Frechet distance falls with the number of pictures when both sets are of one distribution, so that
-the true distance is zero: EfficientNet-Lite0 features of scenes. Writes a picture of it.
+the true distance is zero: EfficientNet-Lite0 features of scenes. Medians and spreads of up to five pairs of
+sets that share no picture. Writes a picture of it.
 
-    python benchmarks/frechet_bias.py [--quick] [--json FILE] [--picture FILE]
+    python -m benchmarks.frechet_bias [--quick] [--json FILE] [--picture FILE]
 """
 
 import argparse
-import json
 import math
+import sys
 from pathlib import Path
 
 import torch
+from benchmarks.common import Spread, arguments_of, write_result
 from PIL import Image, ImageDraw, ImageFont
 
 from impasto.data.scene_source import SceneOptions, SceneSource
@@ -18,7 +20,7 @@ from impasto.metrics.frechet import FrechetStats, frechet
 from impasto.metrics.kernel import kernel_distance
 
 COUNTS = (64, 128, 256, 512, 1024, 2048, 4096)
-SIDE, BATCH = 32, 64
+SIDE, BATCH, PAIRS = 32, 64, 5
 WIDTH, HEIGHT, LEFT, BOTTOM, PAD = 640, 400, 70, 50, 24
 PAPER, INK, GRID, BLUE, ORANGE = (250, 249, 246), (40, 40, 40), (225, 224, 220), (0, 114, 178), (213, 94, 0)
 
@@ -33,25 +35,32 @@ def scene_features(count: int) -> torch.Tensor:
 
 
 def measure(counts: tuple[int, ...]) -> list[dict[str, float]]:
-    """For each number of pictures: the distance of two sets of so many, and KID beside it."""
+    """For each number of pictures: the distance of two sets of so many, and KID of the first two."""
     features = scene_features(2 * max(counts))
     rows = []
     for count in counts:
-        sets = features[:count], features[-count:]
-        stats = []
-        for part in sets:
-            stats.append(FrechetStats())
-            stats[-1].update(part)
-        kid = kernel_distance(*sets) if count <= 2048 else None
+        sets = features[: 2 * count * PAIRS].split(count)
+        pairs = list(zip(sets[::2], sets[1::2], strict=True))
+        found = Spread.of([frechet(*(stats_of(part) for part in pair)).distance for pair in pairs])
+        kid = kernel_distance(*pairs[0]) if count <= 2048 else None
         rows.append(
             {
                 "pictures": count,
-                "frechet": frechet(*stats).distance,
+                "pairs": len(pairs),
+                "frechet": found.median,
+                "frechet_least": found.least,
+                "frechet_most": found.most,
                 "kid": kid.mean if kid else math.nan,
                 "kid_half": (kid.high - kid.low) / 2 if kid else math.nan,
             }
         )
     return rows
+
+
+def stats_of(features: torch.Tensor) -> FrechetStats:
+    stats = FrechetStats()
+    stats.update(features)
+    return stats
 
 
 def draw(rows: list[dict[str, float]]) -> Image.Image:
@@ -96,22 +105,20 @@ def draw(rows: list[dict[str, float]]) -> Image.Image:
     return image
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="up to 256 pictures")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--picture", metavar="FILE")
-    arguments = parser.parse_args()
+def main(argv: list[str] | None = None) -> int:
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curve there")
+
+    arguments = arguments_of(__doc__, argv, add)
     rows = measure(COUNTS[:3] if arguments.quick else COUNTS)
     for row in rows:
-        print(
-            f"{row['pictures']:6,}  FD {row['frechet']:9.3f}  KID {row['kid']:9.2e} +- {row['kid_half']:.1e}"
-        )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=2) + "\n")
+        spread = Spread(row["frechet"], row["frechet_least"], row["frechet_most"])
+        print(f"{row['pictures']:6,}  FD {spread}  KID {row['kid']:9.2e} +- {row['kid_half']:.1e}")
+    write_result(arguments.json, {"rows": rows})
     if arguments.picture:
         draw(rows).quantize(32).save(arguments.picture)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """How fast MARS draws, against `generate` of transformers with the same weights; and the memory it needs.
 
-    python benchmarks/mars.py [--json FILE] [--smoke]
+    python -m benchmarks.mars [--quick] [--json FILE]
 
 The reference is the base language model itself, a Qwen2 of random weights: its `generate` draws as many
 tokens, at the same guidance, temperature and top-k. A token of MARS costs what a token of its base costs, one
@@ -8,14 +8,11 @@ set of weights of the same shapes and as many output rows, so the work is alike;
 and it runs the two branches of guidance one after the other, as the library does. `doubled` leaves guidance
 out and gives `generate` both branches as one batch of twice the rows: what the library could do at best.
 
-Speeds are ratios within one run, by wall clock and by processor time (the fairer one on a busy machine). The
-bound is the time to read, once a step, all weights and keys and values that the step needs, at the bandwidth
-of a copy measured here.
+Speeds are ratios of medians within one run of ways that take turns, by wall clock and by processor time (the
+fairer one on a busy machine). The bound is the time to read, once a step, all weights and keys and values
+that the step needs, at the bandwidth of a copy measured here.
 """
 
-import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -24,13 +21,13 @@ from pathlib import Path
 
 import torch
 import transformers
+from benchmarks.common import Spread, arguments_of, turns, write_result
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from impasto.mars.convert import from_hf
 from impasto.mars.decoding import move_language
 from impasto.mars.sampling import SamplingSettings, generate_images
 from impasto.mars.semvie import MarsModel
-from impasto.runtime.files import atomic_write_text
 
 GUIDANCE, TOP_K, CAPTION = 3.0, 1000, 12  # CAPTION: tokens of a prompt
 COPY_BYTES = 256 * 2**20
@@ -49,13 +46,13 @@ class Size:
 
 
 FULL = Size(512, 6, 1536, 4096, (8, 16), (1, 8))  # the layers of mars-tiny, fewer of them; 83 MB of weights
-SMOKE = Size(64, 2, 96, 128, (2, 3), (1, 2))
+QUICK = Size(64, 2, 96, 128, (2, 3), (1, 2))
 
 
 @dataclass(frozen=True)
 class Seconds:
-    wall: float
-    processor: float
+    wall: Spread
+    processor: Spread
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,10 @@ class Speed:
     @property
     def row(self) -> str:
         ours = self.ours
-        rate = self.batch * self.tokens / ours.wall
+        rate = self.batch * self.tokens / ours.wall.median
         ratios = [
-            f"{theirs.wall / ours.wall:.2f} ({theirs.processor / ours.processor:.2f})"
+            f"{theirs.wall.median / ours.wall.median:.2f} "
+            f"({theirs.processor.median / ours.processor.median:.2f})"
             for theirs in (self.transformers, self.doubled)
         ]
         share = f"{100 * self.share_of_bound:.0f} %"
@@ -105,17 +103,18 @@ def mars_model(base: Qwen2ForCausalLM, size: Size) -> MarsModel:
     return from_hf(state, base.config.to_dict(), size.rows, grids=size.sides).eval()
 
 
-def timed(work: Callable[[], object]) -> Seconds:
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock and of the processor."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
-    return Seconds(time.perf_counter() - wall, time.process_time() - processor)
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def copy_bandwidth(size: int = COPY_BYTES) -> float:
     """Bytes read and written a second by the fastest of a few large copies."""
     source = torch.ones(size // 4)
     target = torch.empty_like(source)
-    seconds = min(timed(lambda: target.copy_(source)).wall for _ in range(6))
+    seconds = min(timed(lambda: target.copy_(source))[0] for _ in range(6))
     return 2 * size / seconds
 
 
@@ -134,7 +133,7 @@ def bytes_per_step(model: MarsModel, rows: int, tokens: int) -> int:
 
 
 def measure_speed(
-    base: Qwen2ForCausalLM, model: MarsModel, level: int, batch: int, bandwidth: float
+    base: Qwen2ForCausalLM, model: MarsModel, level: int, batch: int, bandwidth: float, rounds: int
 ) -> Speed:
     tokens = model.config.image_length(level)
     prompts = torch.randint(1, base.config.vocab_size, (batch, CAPTION))
@@ -156,9 +155,13 @@ def measure_speed(
     def doubled() -> torch.Tensor:
         return theirs(prompts.repeat(2, 1))
 
-    mine, reference, twice = (timed(work) for work in (ours, guided, doubled))
+    spent = turns({"ours": ours, "guided": guided, "doubled": doubled}, rounds, timed)
+    mine, reference, twice = (
+        Seconds(Spread.of([wall for wall, _ in found]), Spread.of([processor for _, processor in found]))
+        for found in spent.values()
+    )
     read = bytes_per_step(model, 2 * batch, tokens)
-    share = read / bandwidth / (mine.wall / tokens)
+    share = read / bandwidth / (mine.wall.median / tokens)
     return Speed(batch, tokens, mine, reference, twice, read, share)
 
 
@@ -220,13 +223,10 @@ def footer(memory: dict[str, int | bool], bandwidth: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the numbers to a file")
-    parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs")
-    arguments = parser.parse_args(argv)
-    size = SMOKE if arguments.smoke else FULL
+    arguments = arguments_of(__doc__, argv)
+    size, rounds = (QUICK, 1) if arguments.quick else (FULL, 3)
     memory = measure_memory(size)  # first, in a process that holds nothing yet
-    bandwidth = copy_bandwidth(COPY_BYTES // 64 if arguments.smoke else COPY_BYTES)
+    bandwidth = copy_bandwidth(COPY_BYTES // 64 if arguments.quick else COPY_BYTES)
     base = base_model(size)
     model = mars_model(base, size)
     warm_up(base, model)
@@ -234,21 +234,17 @@ def main(argv: list[str] | None = None) -> int:
     speeds = []
     for batch in size.batches:
         for level in range(len(size.sides)):
-            speeds.append(measure_speed(base, model, level, batch, bandwidth))
+            speeds.append(measure_speed(base, model, level, batch, bandwidth, rounds))
             print(speeds[-1].row, flush=True)
     print(footer(memory, bandwidth))
-    if arguments.json:
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        document = {
-            "size": asdict(size),
-            "speeds": [asdict(speed) for speed in speeds],
-            "memory_bytes": memory,
-            "copy_bytes_per_second": bandwidth,
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-            "versions": versions,
-        }
-        atomic_write_text(arguments.json, json.dumps(document, indent=1) + "\n")
+    result = {
+        "size": asdict(size),
+        "speeds": [asdict(speed) for speed in speeds],
+        "memory_bytes": memory,
+        "copy_bytes_per_second": bandwidth,
+        "transformers": transformers.__version__,
+    }
+    write_result(arguments.json, result)
     return 0
 
 

@@ -16,17 +16,18 @@ import argparse
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.common import arguments_of, write_result
+from benchmarks.common import Spread, arguments_of, write_result
 
 from impasto.aurora.runs import run_aurora_64_256gpu, run_aurora_debug, run_aurora_scenes_32_growing
 from impasto.aurora.trainer import step
@@ -128,6 +129,7 @@ def measure(quick: bool, processes: int) -> dict[str, float]:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=3, help="groups of each size (default 3)")
     parser.add_argument("--process-of-a-group", type=Path, help=argparse.SUPPRESS)
 
 
@@ -139,14 +141,17 @@ def main(argv: list[str] | None = None) -> int:
     rows: dict[str, Any] = {}
     cores = os.cpu_count()
     print(f"{cores} cores; {run_of(arguments.quick, 1).training.batch} pictures a step and process")
-    print("processes  pictures/s  of 1 process's  waiting  exchanging")
+    print("processes  pictures/s            of 1 process's  waiting  exchanging")
     for processes in (1, 2) if arguments.quick else (1, 2, 4):
-        found = measure(arguments.quick, processes)
-        rows[str(processes)] = found
-        ratio = found["pictures_per_second"] / rows["1"]["pictures_per_second"]
+        runs = [
+            measure(arguments.quick, processes) for _ in range(1 if arguments.quick else arguments.rounds)
+        ]
+        found = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        speed = Spread.of([run["pictures_per_second"] for run in runs])
+        rows[str(processes)] = {**found, "pictures_per_second_spread": asdict(speed)}
+        ratio = speed.median / rows["1"]["pictures_per_second"]
         print(
-            f"{processes:9d}{found['pictures_per_second']:12.1f}{ratio:16.2f}{found['waiting']:9.1%}"
-            f"{found['exchanging']:12.1%}",
+            f"{processes:9d}  {speed!s:22}{ratio:13.2f}{found['waiting']:9.1%}{found['exchanging']:12.1%}",
             flush=True,
         )
     cost = training_cost(run_aurora_debug() if arguments.quick else run_aurora_64_256gpu())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from impasto.aurora.blocks import dense_on_map
 from impasto.nn.attention import attend, merge_heads, split_heads
-from impasto.nn.modules import module_list
+from impasto.nn.modules import module_list, normal
 from impasto.nn.precision import at_least_float32
 from impasto.nn.style import Dense, ModulatedLinear, pixel_norm
 
@@ -36,7 +36,7 @@ class Convolution(nn.Module):
         super().__init__()
         scale = 1 / math.sqrt(9 * in_channels)
         self.gain, stored_scale = (scale, 1.0) if equalized else (1.0, scale)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3) * stored_scale)
+        self.weight = nn.Parameter(normal(out_channels, in_channels, 3, 3, scale=stored_scale))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:

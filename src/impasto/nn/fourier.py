@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from impasto.nn.modules import is_meta, normal
 from impasto.nn.precision import at_least_float32
 from impasto.nn.style import Dense
 
@@ -14,7 +15,7 @@ class ConstantInput(nn.Module):
 
     def __init__(self, channels: int, size: int):
         super().__init__()
-        self.constant = nn.Parameter(torch.randn(1, channels, size, size))
+        self.constant = nn.Parameter(normal(1, channels, size, size))
 
     def forward(self, w: Tensor) -> Tensor:
         """w [B, D] -> [B, C, size, size]."""
@@ -35,12 +36,18 @@ class FourierInput(nn.Module):
     def __init__(self, channels: int, size: int, style_dim: int):
         super().__init__()
         self.size = size
-        frequencies = torch.randn(channels, 2)
-        radius = frequencies.norm(dim=1, keepdim=True)
-        self.register_buffer("frequencies", frequencies / (radius * radius.square().exp().pow(0.25)))
-        self.register_buffer("phases", torch.rand(channels) - 0.5)
-        self.register_buffer("transform", torch.eye(3))
-        self.weight = nn.Parameter(torch.randn(channels, channels))
+        if is_meta():
+            frequencies, phases = torch.empty(channels, 2), torch.empty(channels)
+            transform = torch.empty(3, 3)
+        else:
+            frequencies = torch.randn(channels, 2)
+            radius = frequencies.norm(dim=1, keepdim=True)
+            frequencies = frequencies / (radius * radius.square().exp().pow(0.25))
+            phases, transform = torch.rand(channels) - 0.5, torch.eye(3)
+        self.register_buffer("frequencies", frequencies)
+        self.register_buffer("phases", phases)
+        self.register_buffer("transform", transform)
+        self.weight = nn.Parameter(normal(channels, channels))
         self.affine = Dense(style_dim, 4, weight_init=0.0, bias_init=[1.0, 0.0, 0.0, 0.0])
 
     def forward(self, w: Tensor) -> Tensor:

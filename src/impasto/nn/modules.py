@@ -1,5 +1,5 @@
-"""Lists of modules that keep the type of their items, activations computed again instead of kept, and what
-modules remember of their parameters."""
+"""Lists of modules that keep the type of their items, what parameters start from, activations computed again
+instead of kept, and what modules remember of their parameters."""
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +15,18 @@ M = TypeVar("M", bound=nn.Module)
 def module_list(items: Iterable[M]) -> Sequence[M]:
     """An nn.ModuleList, seen by type checkers as a sequence of its items' type."""
     return cast(Sequence[M], nn.ModuleList(items))
+
+
+def normal(*shape: int, scale: float = 1.0) -> Tensor:
+    """Normal numbers of that standard deviation, on the default device. On the meta device, where models are
+    built before they are read, no numbers: to compute there torch imports its compiler, two seconds of a
+    processor."""
+    return torch.empty(shape) if is_meta() else torch.randn(shape) * scale
+
+
+def is_meta() -> bool:
+    """Whether what is built now is to have no numbers yet."""
+    return torch.get_default_device().type == "meta"
 
 
 def run_part(part: nn.Module, *inputs: Any, recompute: bool) -> Any:

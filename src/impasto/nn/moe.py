@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from impasto.nn.modules import normal
 from impasto.nn.precision import at_least_float32, autocast_dtype, without_autocast
 from impasto.nn.style import Dense, ModulatedLinear, leaky_relu
 
@@ -133,9 +134,9 @@ class Experts(nn.Module):
         fan_in, fan_hidden = 1 / math.sqrt(width), 1 / math.sqrt(hidden)
         self.gain_in, self.gain_out = (fan_in, fan_hidden) if equalized else (1.0, 1.0)
         stored_in, stored_out = (1.0, 1.0) if equalized else (fan_in, fan_hidden)
-        self.weight_in = nn.Parameter(torch.randn(experts, rows, width) * stored_in)
+        self.weight_in = nn.Parameter(normal(experts, rows, width, scale=stored_in))
         self.bias_in = nn.Parameter(torch.zeros(experts, rows))
-        self.weight_out = nn.Parameter(torch.randn(experts, width, hidden) * stored_out)
+        self.weight_out = nn.Parameter(normal(experts, width, hidden, scale=stored_out))
         self.bias_out = nn.Parameter(torch.zeros(experts, width))
 
     @property

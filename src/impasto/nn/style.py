@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impasto.nn.convolution import convolve, convolve_columns, convolve_up, deformable_columns
-from impasto.nn.modules import Remembered
+from impasto.nn.modules import Remembered, normal
 from impasto.nn.resample import filter_after_transposed_convolution, upsample_fir
 
 Activation = Literal["linear", "lrelu"]
@@ -64,11 +64,11 @@ class Dense(nn.Module):
         self.bias_gain = multiplier
         self.activation: Activation = activation
         stored_scale = weight_init / multiplier * (1.0 if equalized else fan_in_scale)
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) * stored_scale)
+        self.weight = nn.Parameter(normal(out_features, in_features, scale=stored_scale))
         self.bias = None
         if bias:
-            start = torch.tensor(bias_init) if isinstance(bias_init, list) else torch.tensor(float(bias_init))
-            self.bias = nn.Parameter((start / multiplier).expand(out_features).clone())
+            start = bias_init if isinstance(bias_init, list) else [bias_init] * out_features
+            self.bias = nn.Parameter(torch.tensor([value / multiplier for value in start]))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
@@ -119,7 +119,7 @@ class KernelBank(nn.Module):
         fan_in = math.prod(shape[1:])
         self.gain = 1 / math.sqrt(fan_in) if equalized else 1.0  # used only without demodulation
         stored_scale = 1.0 if equalized else 1 / math.sqrt(fan_in)
-        self.weight = nn.Parameter(torch.randn(kernels, *shape) * stored_scale)
+        self.weight = nn.Parameter(normal(kernels, *shape, scale=stored_scale))
         self.choice = Dense(style_dim, kernels, bias_init=1.0, equalized=equalized) if kernels > 1 else None
         self._energy = Remembered(kernel_energy if len(shape) == 4 else torch.square)
 
@@ -204,7 +204,7 @@ class DeformationField(nn.Module):
     def __init__(self, channels: int, style_dim: int, *, demodulate: bool = True, equalized: bool = True):
         super().__init__()
         self.demodulate = demodulate
-        self.weight = nn.Parameter(torch.randn(27, channels, 3, 3))
+        self.weight = nn.Parameter(normal(27, channels, 3, 3))
         self.scale = nn.Parameter(torch.zeros(27))
         self.bias = nn.Parameter(torch.zeros(27))
         self._energy = Remembered(kernel_energy)
