@@ -12,6 +12,9 @@ FAMILIES = {"aurora", "mars"}
 TOP = {
     "cli",
     "families",
+    "drawing",
+    "orders",
+    "generate_command",
     "loading",
     "evaluation",
     "exploring_command",

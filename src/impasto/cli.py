@@ -14,11 +14,12 @@ from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
 from impasto.evaluation.command import add_options as add_evaluate_verb
 from impasto.exploring_command import VERBS as EXPLORING_VERBS
+from impasto.generate_command import add_generate
+from impasto.serve.command import add_serve
 from impasto.upscaling import command as upscaling
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"
-GENERATE_OPTIONS = ("truncation", "truncation_mode", "pyramid", "guidance", "temperature", "top_k", "top_p")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"impasto {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    _add_generate(verbs)
+    generate = verbs.add_parser("generate", help="Make pictures from prompts.")
+    add_generate(generate, DEFAULT_MODEL)
+    _add_device_options(generate)
     for name, summary, add in EXPLORING_VERBS:
         verb = verbs.add_parser(name, help=summary)
         add(verb)
@@ -54,54 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_estimate(verbs)
     _add_data(verbs)
     add_evaluate_verb(verbs.add_parser("evaluate", help="Score a model, or pictures that were made before."))
+    add_serve(verbs.add_parser("serve", help="A web page and an OpenAI-compatible API."))
     _add_list(verbs)
     _add_info(verbs)
     _add_assets(verbs)
     _add_convert(verbs)
     return parser
-
-
-def _add_generate(verbs: argparse._SubParsersAction) -> None:
-    verb = _verb(verbs, "generate", "Make pictures from prompts.", _generate)
-    verb.description = (
-        "Make pictures from prompts: 000000.png ... with their settings inside the file, and sheet.png. "
-        "Image k of every prompt uses noise stream SEED + k, whatever else is in the batch."
-    )
-    verb.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; quote each prompt")
-    verb.add_argument("-n", "--num-images", type=int, default=1, metavar="N", help="pictures of each prompt")
-    verb.add_argument("--seed", type=int, default=0, help="noise stream of the first picture (default 0)")
-    verb.add_argument("--out", default="pictures", metavar="DIR", help="folder to write (default pictures)")
-    verb.add_argument("--batch-size", type=int, default=8, help="pictures per pass (default 8)")
-    _add_model_options(verb)
-    upscaling.add_options(verb)
-    aurora = verb.add_argument_group("Aurora")
-    aurora.add_argument(
-        "--truncation",
-        type=float,
-        metavar="PSI",
-        help="pull w towards its mean: 1 not at all, 0 entirely (default: not at all)",
-    )
-    aurora.add_argument(
-        "--truncation-mode",
-        choices=("average", "prompt"),
-        help="towards the mean w of training (default), or further towards the prompt's own mean (the "
-        "released script)",
-    )
-    aurora.add_argument(
-        "--pyramid", action="store_const", const=True, help="also write pyramid.png, every resolution"
-    )
-    mars = verb.add_argument_group("MARS")
-    mars.add_argument(
-        "--guidance",
-        type=float,
-        metavar="G",
-        help="how strongly the prompt is followed (default: the model's)",
-    )
-    mars.add_argument(
-        "--temperature", type=float, metavar="T", help="of drawing codes; 0 takes the likeliest (default 1)"
-    )
-    mars.add_argument("--top-k", type=int, metavar="K", help="among the K likeliest codes (default 1000)")
-    mars.add_argument("--top-p", type=float, metavar="P", help="among the likeliest of mass P (default 1)")
 
 
 def _add_caption(verbs: argparse._SubParsersAction) -> None:
@@ -221,6 +182,10 @@ def _add_model_options(verb: argparse.ArgumentParser, default: str = DEFAULT_MOD
     verb.add_argument(
         "--model", default=default, help=f"shipped model, directory, hub id or preset (default {default})"
     )
+    _add_device_options(verb)
+
+
+def _add_device_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
     verb.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
     _add_settings(verb)
@@ -235,54 +200,6 @@ def _add_settings(verb: argparse.ArgumentParser) -> None:
         metavar="PATH=VALUE",
         help="change a preset, e.g. generator.moe.experts=1; may be repeated",
     )
-
-
-def _generate(arguments: argparse.Namespace) -> int:
-    import warnings
-    from pathlib import Path
-
-    import torch
-
-    import impasto
-    from impasto.families import check_options
-    from impasto.loading import describe
-    from impasto.pictures import contact_sheet, save_png, to_images
-
-    upscaler = upscaling.wanted(arguments)
-    options = {
-        name: getattr(arguments, name) for name in GENERATE_OPTIONS if getattr(arguments, name) is not None
-    }
-    check_options(describe(arguments.model, arguments.settings).family, options, arguments.model)
-    with_pyramid = options.pop("pyramid", False)
-    pipe = impasto.load(arguments.model, arguments.settings)
-    pipe.to(usable_device(arguments.device), getattr(torch, arguments.dtype))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        generation = pipe.generate(
-            arguments.prompts,
-            arguments.num_images,
-            seed=arguments.seed,
-            batch_size=arguments.batch_size,
-            **options,
-        )
-    if not pipe.trained:
-        print(f"'{pipe.name}' is untrained: its pictures show no prompt.", file=sys.stderr)
-    out, count = Path(arguments.out), arguments.num_images
-    pictures = upscaling.upscaled(generation.images, upscaler)
-    told = {**options, **upscaling.settings_of(upscaler)}
-    for index, picture in enumerate(pictures):
-        save_png(picture, out / f"{index:06d}.png", pipe.settings(generation, index, told))
-    rows = [pictures[start : start + count] for start in range(0, len(pictures), count)]
-    save_png(upscaling.sheet(rows, arguments.prompts, upscaler), out / "sheet.png")
-    written = f"{len(pictures)} pictures and sheet.png"
-    if with_pyramid:
-        levels = {r: to_images(batch) for r, batch in generation.pyramid.items()}
-        rows = [[level[index] for level in levels.values()] for index in range(len(pictures))]
-        labels = [f"{prompt} ({' '.join(map(str, levels))} px)" for prompt in generation.prompts]
-        save_png(contact_sheet(rows, labels), out / "pyramid.png")
-        written += " and pyramid.png"
-    print(f"wrote {written} to {out}")
-    return 0
 
 
 def _caption(arguments: argparse.Namespace) -> int:

@@ -3,14 +3,10 @@ once."""
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from impasto.command_options import DTYPES, usable_device
+from impasto.command_options import DTYPES, progress_bars, ranks_of, usable_device
 from impasto.config import ConfigError
-
-WAIT_MINUTES = 600.0  # of ranks for the slowest one, which may draw or compare much longer than a step takes
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
@@ -169,7 +165,7 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> int:
     from impasto.evaluation.pictures import evaluate_pictures, holds_pictures
     from impasto.evaluation.scenes import evaluate_model
 
-    ranks = _ranks(arguments)
+    ranks = ranks_of(arguments)
     out, target = Path(arguments.out), Path(arguments.target)
     scorer, distractors = _scorer(arguments)
     if holds_pictures(target):
@@ -200,7 +196,7 @@ def _evaluate_sets(arguments: argparse.Namespace) -> int:
 
     out = Path(arguments.out)
     ranks, extractor, options, scorer = _measuring(arguments)
-    with _progress() as progress:
+    with progress_bars() as progress:
         table = evaluate_sets(arguments.target, extractor, out, options, progress, scorer, ranks)
     _print_from(ranks, f"{table}\nwrote {out / 'report.html'}, report.md, report.json and sheets")
     return 0
@@ -232,7 +228,7 @@ def _evaluate_protocol(arguments: argparse.Namespace) -> int:
         batch=arguments.batch_size or 32,
         dtype=getattr(torch, arguments.dtype),
     )
-    with _progress() as progress:
+    with progress_bars() as progress:
         table = evaluate_protocol(options, extractor, out, progress, scorer, ranks)
     _print_from(ranks, f"{table}\nwrote {out}: reports, sheets, and the pictures that were drawn")
     return 0
@@ -254,7 +250,7 @@ def _evaluate_compbench(arguments: argparse.Namespace) -> int:
         raise ConfigError("--protocol compbench needs --set category=color, shape, texture, spatial ...")
     options = override(CompBenchOptions(category="non_spatial"), arguments.settings)
     scorer, _ = _scorer(arguments)
-    with _progress() as progress:
+    with progress_bars() as progress:
         line = evaluate_compbench(
             Path(arguments.target),
             Path(arguments.out),
@@ -278,7 +274,7 @@ def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     from impasto.metrics.feature_cache import default_cache
     from impasto.metrics.features import EXTRACTOR
 
-    ranks = _ranks(arguments)
+    ranks = ranks_of(arguments)
     cache = Path(arguments.cache) if arguments.cache else default_cache()
     options = SetOptions(
         reference=arguments.reference,
@@ -292,17 +288,6 @@ def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     scorer, distractors = _scorer(arguments)
     extractor = load_extractor(arguments.extractor or EXTRACTOR, arguments.device)
     return ranks, extractor, replace(options, distractors=distractors), scorer
-
-
-def _ranks(arguments: argparse.Namespace) -> Any:
-    """This process among its ranks; of several GPUs each has its own, which becomes --device."""
-    from dataclasses import replace
-
-    from impasto.runtime.dist import Ranks
-
-    ranks = replace(Ranks.from_environment(usable_device(arguments.device)), timeout_minutes=WAIT_MINUTES)
-    arguments.device = str(ranks.device)
-    return ranks
 
 
 def _print_from(ranks: Any, text: str) -> None:
@@ -353,21 +338,3 @@ def _refuse_without_reference(arguments: argparse.Namespace) -> None:
     for name, value in asked.items():
         if value is not None:
             raise ConfigError(f"{name} means something only with --reference DIR")
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A bar for each set on stderr, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, Any] = {}
-
-        def told(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name)
-            bar.update(tasks[name], completed=done, total=total)
-
-        yield told
