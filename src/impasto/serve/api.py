@@ -269,9 +269,8 @@ def _picture(url: str) -> Image.Image:
     """Of a data: URL; nothing is ever fetched."""
     found = DATA_URL.match(url)
     if not found:
-        raise ApiError(
-            400, "image_url should be data:image/png;base64,...; nothing is fetched", param="messages"
-        )
+        told = "image_url should be data:image/png;base64,...; nothing is fetched"
+        raise ApiError(400, told, param="messages")
     try:
         with Image.open(io.BytesIO(base64.b64decode(url[found.end() :], validate=True))) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -280,9 +279,7 @@ def _picture(url: str) -> Image.Image:
     except ApiError:
         raise
     except Exception:  # Pillow's formats raise all sorts
-        raise ApiError(
-            400, "the data of image_url is no picture that can be read", param="messages"
-        ) from None
+        raise ApiError(400, "the data of image_url is no readable picture", param="messages") from None
 
 
 def _add_interleaved(app: FastAPI, state: State) -> None:

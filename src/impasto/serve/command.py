@@ -1,4 +1,4 @@
-"""`impasto serve`: its options, and the process. Heavy imports live inside, so that --help answers at once."""
+"""`impasto serve`: its options, and the process. Heavy imports live inside: --help answers at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         metavar="MODEL",
-        help=f"shipped model, directory, hub id or preset; may be repeated (default {' '.join(DEFAULT_MODELS)})",
+        help="shipped model, directory, hub id or preset; may be repeated, the first answers where a request "
+        f"names none (default {' '.join(DEFAULT_MODELS)})",
     )
     verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     verb.add_argument("--port", type=int, default=8000, help="port, 0 for a free one (default 8000)")
@@ -42,7 +43,7 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help=f"who may ask; may be repeated. Better in the environment, {KEY_VARIABLE}, where ps does not show it",
+        help=f"who may ask; may be repeated. Better in the environment, {KEY_VARIABLE}: ps shows this one",
     )
     verb.add_argument("--no-page", action="store_true", help="the API alone")
     verb.add_argument("--batch-size", type=int, metavar="N", help="pictures per pass (default 8, of MARS 32)")

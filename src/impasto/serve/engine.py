@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import impasto
@@ -24,7 +24,7 @@ WARM_UP = "a red circle"
 
 @dataclass(eq=False)
 class Served:
-    """One model. `pipe` and `upscalers` {scale: upscaler} are there once it is loaded."""
+    """One model. `pipe` is there once it is loaded; upscalers {scale: upscaler}."""
 
     name: str
     family: str
@@ -33,8 +33,8 @@ class Served:
     batch_size: int
     safety: SafetyFilter | None
     created: int
+    upscalers: dict[int, Any]
     pipe: Any = None
-    upscalers: dict[int, Any] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -63,7 +63,7 @@ class RefusedError(Exception):
 class Engine:
     """Owns the models. `start` loads them in the engine's own thread; `ready` once each has drawn.
 
-    Raises ConfigError, in one line, for names that mean no model.
+    Raises ConfigError or ValueError, in one line, for names that mean no model or no upscaler.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Engine:
     ):
         self.config, self.safety = config, safety
         self.models: dict[str, Served] = {}
+        self.upscalers = _upscalers(config)
         for name in config.models:
             found = describe(name, [])
             if found.name in self.models:
@@ -86,6 +87,7 @@ class Engine:
                 batch_size=config.batch_size or found.family.batch_size,
                 safety=safety,
                 created=int(time.time()),
+                upscalers=self.upscalers,
             )
         self.batcher = Batcher(config.queue, observe)
         self.ready = threading.Event()
@@ -118,7 +120,7 @@ class Engine:
         return self.batcher.submit(Describing(served, language, max_tokens), [picture])
 
     def alone(self, served: Served, function: Callable[[], Any], weight: int = 1) -> Future[list[Any]]:
-        """Anything in the models' thread; the result is the first of the list. `weight`: pictures it makes."""
+        """Anything in the models' thread; its result comes first in the list. `weight`: pictures it makes."""
         work: Work = Alone(served, function, weight)
         return self.batcher.submit(work, [None] * weight)
 
@@ -153,7 +155,6 @@ class Engine:
 
         device = self.config.device
         pipe = impasto.load(name).to(device, getattr(torch, self.config.dtype))
-        served.upscalers = self._upscalers()
         served.pipe = pipe
         # The answer itself: text encoder, generator, file.
         for scale in (1, *served.upscalers):
@@ -161,19 +162,19 @@ class Engine:
         if not pipe.trained:
             log.warning("'%s' is untrained: its pictures show no prompt", served.name)
 
-    def _upscalers(self) -> dict[int, Any]:
-        if self.config.upscaler is None:
-            return {}
-        from impasto.upscaling.loading import load_upscaler
 
-        found = {}
-        for scale in SCALES:
-            try:
-                found[scale] = load_upscaler(self.config.upscaler, scale).to(self.config.device)
-            except MissingAssetError as error:
-                log.warning("no larger sizes: %s", first_line(error))
-                return {}
-            except ValueError:
-                if scale == SCALES[-1] and not found:
-                    raise
-        return found
+def _upscalers(config: EngineConfig) -> dict[int, Any]:
+    """{scale: upscaler}; none where the weights of the default one are absent."""
+    from impasto.upscaling.loading import load_upscaler
+
+    found: dict[int, Any] = {}
+    for scale in SCALES if config.upscaler else ():
+        try:
+            found[scale] = load_upscaler(str(config.upscaler), scale).to(config.device)
+        except MissingAssetError as error:
+            log.warning("no larger sizes: %s", first_line(error))
+            return {}
+        except ValueError:
+            if scale == SCALES[-1] and not found:
+                raise
+    return found

@@ -82,6 +82,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:  # what JSON's reader gives up on: numbers of thousands of digits, depth
+            return ApiError(400, "the body is not JSON", code="invalid_json").response()
         told = {404: "no such address", 405: "this address knows other methods"}
         message = told.get(error.status_code, str(error.detail))
         return ApiError(error.status_code, message, headers=error.headers).response()

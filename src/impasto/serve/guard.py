@@ -1,6 +1,6 @@
 """Around everything that is served: the key, rates, sizes and slowness of bodies, headers, one line of log.
 
-Pure ASGI, so that bodies are refused while they come in. No line of the log holds a prompt, a body or a query.
+Pure ASGI, so that bodies are refused while they come in. The log holds no prompt, no body and no query.
 """
 
 from __future__ import annotations

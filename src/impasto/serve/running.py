@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
 
 import h11
@@ -51,12 +52,18 @@ class ImpatientProtocol(H11Protocol):
 
 
 class GracefulServer(uvicorn.Server):
-    """On SIGTERM or SIGINT: takes no connection more, finishes what the queue holds, answers it, and goes. Open
-    pages, whose connections never end by themselves, are then cut off."""
+    """On SIGTERM or SIGINT: takes no connection more, finishes what the queue holds, answers it, and goes.
+    Open pages, whose connections never end by themselves, are then cut off."""
 
     def __init__(self, config: uvicorn.Config, batcher: Batcher):
         super().__init__(config)
         self.batcher = batcher
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """As uvicorn's, but the process then ends by itself instead of by the signal: status 0."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         dead = self.batcher.finished and not self.should_exit  # the models could not be loaded

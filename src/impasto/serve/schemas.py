@@ -5,12 +5,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from impasto.serve.limits import MOST_PICTURES
 
 LARGEST_SEED = 2**32 - 1
 
+
+def _whole(text: str) -> str:
+    """Half of a surrogate pair, which JSON can spell, is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
@@ -18,8 +29,8 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str | None = None
-    user: str | None = None  # whose request this is; not kept
+    model: Text | None = None
+    user: Text | None = None  # whose request this is; not kept
 
 
 class Sampling(BaseModel):
@@ -43,9 +54,9 @@ class Sampling(BaseModel):
 class ImagesRequest(Request, Sampling):
     """POST /v1/images/generations."""
 
-    prompt: str
+    prompt: Text
     n: Annotated[int, Field(ge=1, le=MOST_PICTURES)] | None = None
-    size: str | None = None
+    size: Text | None = None
     seed: Seed | None = None
     response_format: Literal["url", "b64_json"] | None = None
     # OpenAI's, of which there is one kind here.
@@ -96,7 +107,7 @@ class ChatRequest(Request):
 class InterleavedRequest(Request):
     """POST /v1/interleaved: text and pictures in the order that a model of MARS chooses."""
 
-    prompt: str
+    prompt: Text
     seed: Seed | None = None
     max_words: Annotated[int, Field(ge=1, le=256)] = 64
     max_pictures: Annotated[int, Field(ge=0, le=4)] = 1
