@@ -19,9 +19,17 @@ from impasto.serve.page_work import STEPS, PageError, PageWork
 HISTORY = 60  # pictures of one visit
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 CSS = """
-.gradio-container {max-width: 1100px !important; margin: 0 auto !important}
+gradio-app, .gradio-container, .gradio-container .app, .gradio-container main {
+  min-width: 0 !important; max-width: 100vw !important; width: 100%; box-sizing: border-box}
+.gradio-container .app {padding: 12px !important}
+.gradio-container main {padding: 0 !important; max-width: 1100px !important; margin: 0 auto}
 .pictures img {image-rendering: pixelated}
+.pictures .grid-wrap {max-height: none !important; min-height: 0 !important; height: auto !important}
+.pictures.block {min-height: 0 !important}
+.files button[aria-label*="emove"] {display: none}
 .quiet {opacity: .75; font-size: .9em}
+.shares {overflow-x: auto; font-size: .85em}
+.shares td, .shares th {white-space: nowrap; padding: 4px 8px !important}
 """
 EXAMPLES = ["a red circle", "a blue square on a gray background", "a green triangle on a white background"]
 
@@ -71,36 +79,39 @@ def build_page(work: PageWork) -> gr.Blocks:
 def _draw_tab(work: PageWork) -> None:
     models = list(work.engine.models)
     history = gr.State([])
+    with gr.Row(equal_height=True):
+        prompt = gr.Textbox(
+            EXAMPLES[0], label="Prompt", lines=1, max_lines=4, autofocus=True, elem_id="prompt", scale=4,
+            max_length=work.most_characters,
+        )  # fmt: skip
+        button = gr.Button("Draw", variant="primary", elem_id="draw-button", min_width=120)
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
-            prompt = gr.Textbox(
-                EXAMPLES[0], label="Prompt", lines=1, max_lines=4, autofocus=True, elem_id="prompt",
-                max_length=work.most_characters,
+        with gr.Column(scale=3, min_width=280):
+            gallery = gr.Gallery(
+                show_label=False, columns=2, object_fit="contain", height="auto", elem_classes="pictures",
+                elem_id="gallery", interactive=False, buttons=["download", "fullscreen"],
             )  # fmt: skip
-            button = gr.Button("Draw", variant="primary", elem_id="draw-button")
+            files = gr.Files(
+                label="Download, with the settings inside", visible=False, interactive=False,
+                elem_classes="files",
+            )  # fmt: skip
+        with gr.Column(scale=2, min_width=280):
+            gr.Examples([[text] for text in EXAMPLES], inputs=[prompt], label="For example")
             model = gr.Radio(models, value=models[0], label="Model", visible=len(models) > 1)
             count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="How many")
-            with gr.Row():
-                seed = gr.Number(7, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=120)
-                other = gr.Checkbox(False, label="another seed each time", min_width=140)
+            seed = gr.Number(7, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
+            other = gr.Checkbox(False, label="another seed each time")
             scale = gr.Radio(_scales(work), value=1, label="Size", visible=bool(work.engine.upscalers))
             family = work.engine.default.family
             truncation = gr.Slider(
-                0, 1, value=1, step=0.05, label="Truncation: 1 is none, 0 the mean picture of the prompt",
+                0, 1, value=1, step=0.05, label="Truncation: 1 is none, 0 the mean picture",
                 visible=family == "aurora",
             )  # fmt: skip
             guidance = gr.Slider(
-                0, 10, value=0, step=0.5, label="Guidance: how strongly the prompt is followed, 0 the model's",
+                0, 10, value=0, step=0.5, label="Guidance by the prompt; 0: the model's own",
                 visible=family == "mars",
             )  # fmt: skip
             temperature = gr.Slider(0, 2, value=1, step=0.05, label="Temperature", visible=family == "mars")
-            gr.Examples([[text] for text in EXAMPLES], inputs=[prompt], label="For example")
-        with gr.Column(scale=3, min_width=300):
-            gallery = gr.Gallery(
-                label="Pictures", columns=2, object_fit="contain", height="auto", elem_classes="pictures",
-                elem_id="gallery", interactive=False, buttons=["download", "fullscreen"],
-            )  # fmt: skip
-            files = gr.Files(label="Download, with the settings inside", visible=False, interactive=False)
     with gr.Accordion("Earlier pictures of this visit", open=False):
         earlier = gr.Gallery(
             show_label=False, columns=6, height="auto", object_fit="contain", elem_classes="pictures",
@@ -139,7 +150,7 @@ def _walk_tab(work: PageWork) -> None:
     gr.Markdown("From one prompt to another, or from one noise to the next.", elem_classes="quiet")
     frames = gr.State([])
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=2, min_width=280):
             model = _aurora_choice(work)
             first = gr.Textbox(EXAMPLES[0], label="From", elem_id="walk-from")
             second = gr.Textbox(EXAMPLES[1], label="To", elem_id="walk-to")
@@ -150,7 +161,7 @@ def _walk_tab(work: PageWork) -> None:
             seed = gr.Number(7, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
             truncation = gr.Slider(0, 1, value=1, step=0.05, label="Truncation")
             button = gr.Button("Walk", variant="primary", elem_id="walk-button")
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=280):
             step = gr.Slider(
                 0,
                 STEPS - 1,
@@ -161,10 +172,10 @@ def _walk_tab(work: PageWork) -> None:
                 interactive=False,
             )
             picture = gr.Image(
-                label="Picture", type="filepath", interactive=False, elem_id="walk-picture", height=280,
+                show_label=False, type="filepath", interactive=False, elem_id="walk-picture", height=280,
                 buttons=["download", "fullscreen"],
             )  # fmt: skip
-            strip = gr.Image(label="The whole way", type="filepath", interactive=False, buttons=["download"])
+            strip = gr.Image(show_label=False, type="filepath", interactive=False, buttons=["download"])
             moving = gr.File(label="There and back, as GIF", visible=False, interactive=False)
 
     def walked(name: str, one: str, two: str, start: float, psi: float, way: str) -> tuple:
@@ -186,25 +197,25 @@ def _inside_tab(work: PageWork) -> None:
         elem_classes="quiet",
     )
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=2, min_width=280):
             model = _aurora_choice(work)
             prompt = gr.Textbox(EXAMPLES[0], label="Prompt", elem_id="inside-prompt")
             seed = gr.Number(7, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
             truncation = gr.Slider(0, 1, value=1, step=0.05, label="Truncation")
             button = gr.Button("Look inside", variant="primary", elem_id="inside-button")
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=280):
             levels = gr.Gallery(
-                label="Levels", columns=4, object_fit="contain", height="auto", elem_classes="pictures",
+                show_label=False, columns=2, object_fit="contain", height="auto", elem_classes="pictures",
                 interactive=False, elem_id="levels",
             )  # fmt: skip
             experts = gr.Image(
-                label="Experts", type="filepath", interactive=False, elem_id="experts",
+                show_label=False, type="filepath", interactive=False, elem_id="experts",
                 buttons=["download", "fullscreen"],
             )  # fmt: skip
-            table = gr.Markdown()
+            table = gr.Markdown(elem_classes="shares")
 
     def looked(name: str, text: str, start: float, psi: float) -> tuple:
-        return _saying(lambda: work.inside(name, text, int(start or 0), psi))[:3]
+        return _saying(lambda: work.inside(name, text, int(start or 0), psi))
 
     for event in (button.click, prompt.submit):
         event(looked, [model, prompt, seed, truncation], [levels, experts, table])
@@ -212,12 +223,12 @@ def _inside_tab(work: PageWork) -> None:
 
 def _enlarge_tab(work: PageWork) -> None:
     with gr.Row():
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=280):
             source = gr.Image(label="Picture", type="filepath", sources=["upload", "clipboard"], height=280)
             scales = [(f"{scale} times as large", scale) for scale in work.engine.upscalers]
             scale = gr.Radio(scales, value=scales[-1][1], label="How large")
             button = gr.Button("Enlarge", variant="primary")
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=280):
             result = gr.Image(label="Larger", type="filepath", interactive=False, buttons=["download"])
     button.click(
         lambda file, times: _saying(lambda: work.enlarge(file, int(times))), [source, scale], [result]
@@ -226,11 +237,11 @@ def _enlarge_tab(work: PageWork) -> None:
 
 def _describe_tab(work: PageWork) -> None:
     with gr.Row():
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=280):
             source = gr.Image(label="Picture", type="filepath", sources=["upload", "clipboard"], height=280)
             language = gr.Radio([("English", "en"), ("中文", "zh")], value="en", label="Language")
             button = gr.Button("Describe", variant="primary", elem_id="describe-button")
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=280):
             text = gr.Textbox(label="What is in it", lines=3, interactive=False, elem_id="description")
     button.click(
         lambda file, spoken: _saying(lambda: work.describe(file, spoken)), [source, language], [text]

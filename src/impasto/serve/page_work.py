@@ -28,6 +28,7 @@ from impasto.upscaling.command import settings_of
 STEPS = 13  # of a walk
 KEPT_SECONDS = 3600.0
 ANSWER_SECONDS = 600.0
+LOADING_SECONDS = 120.0  # that the first visitor waits
 MOST_SIDE = 1024  # px, of a picture to enlarge
 SHOWN_SIDE = 256  # px, at least, of a single picture on the page
 
@@ -92,11 +93,9 @@ class PageWork:
             found = self._answer(lambda: self.engine.draw(served, prompt, seeds, own, scale))
             yield self._files(served, found)
 
-    def inside(
-        self, name: str, prompt: str, seed: int, truncation: float
-    ) -> tuple[list[Labelled], str, str, str]:
+    def inside(self, name: str, prompt: str, seed: int, truncation: float) -> tuple[list[Labelled], str, str]:
         """Of an Aurora model: every level of the pyramid, the expert maps, their shares as a table."""
-        from impasto.aurora.routing_maps import layers_of_experts, routes_sheet, shares_table
+        from impasto.aurora.routing_maps import routes_sheet, shares_table
 
         served = self._served(name)
         self._check(prompt, seed)
@@ -105,7 +104,6 @@ class PageWork:
         def work() -> tuple[Any, Any, str]:
             generation = pipe.generate(prompt, seed=seed, **_truncated(truncation))
             self._screen([to_images(generation.images)[0]], prompt)
-            layers_of_experts(pipe)
             return generation, routes_sheet(pipe, generation), shares_table(pipe, generation)
 
         generation, sheet, table = self._alone(served, work)
@@ -113,8 +111,7 @@ class PageWork:
         for side, batch in generation.pyramid.items():
             picture = _enlarged(to_images(batch)[0])
             levels.append((self.scratch.save(f"level-{side}.png", picture), f"{side} x {side}"))
-        # On a phone the maps of one row would be as small as stamps: one picture for each layer beside it.
-        return levels, self.scratch.save("experts.png", sheet), table, f"seed {seed}"
+        return levels, self.scratch.save("experts.png", sheet), table
 
     def walk(
         self, name: str, first: str, second: str, seed: int, truncation: float, through: str
@@ -131,11 +128,11 @@ class PageWork:
 
         def work() -> list[Image.Image]:
             if through == "text":
-                ends = [latents_of(pipe, [prompt], [seed], told) for prompt in (first, second)]
-                steps = walk_text(pipe, *ends, STEPS, "both", told)
+                one, two = (latents_of(pipe, [prompt], [seed], told) for prompt in (first, second))
+                steps = walk_text(pipe, one, two, STEPS, "both", told)
             else:
-                ends = [latents_of(pipe, [first], [of], told) for of in (seed, seed + 1)]
-                steps = walk_z(pipe, *ends, STEPS, told)
+                one, two = (latents_of(pipe, [first], [of], told) for of in (seed, seed + 1))
+                steps = walk_z(pipe, one, two, STEPS, told)
             pictures = [step.pictures()[0] for step in steps]
             self._screen(pictures, first)
             return pictures
@@ -218,7 +215,7 @@ class PageWork:
         return self._result(self._submitted(submit))
 
     def _submitted(self, submit: Any) -> Future:
-        if not self.engine.ready.is_set():
+        if not self.engine.ready.wait(LOADING_SECONDS):
             raise PageError("the models are still being loaded; try again in a moment")
         try:
             return submit()
