@@ -15,6 +15,7 @@ TOP = {
     "drawing",
     "orders",
     "generate_command",
+    "export_command",
     "loading",
     "evaluation",
     "exploring_command",

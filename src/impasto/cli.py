@@ -14,6 +14,7 @@ from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
 from impasto.evaluation.command import add_options as add_evaluate_verb
 from impasto.exploring_command import VERBS as EXPLORING_VERBS
+from impasto.export_command import add_export
 from impasto.generate_command import add_generate
 from impasto.serve.command import add_serve
 from impasto.upscaling import command as upscaling
@@ -57,6 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_estimate(verbs)
     _add_data(verbs)
     add_evaluate_verb(verbs.add_parser("evaluate", help="Score a model, or pictures that were made before."))
+    export = verbs.add_parser("export", help="A generator as one graph: torch.export or ONNX.")
+    add_export(export)
+    _add_model_options(export)
     add_serve(verbs.add_parser("serve", help="A web page and an OpenAI-compatible API."))
     _add_list(verbs)
     _add_info(verbs)

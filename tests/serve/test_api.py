@@ -190,7 +190,7 @@ BODIES = [
     b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"{}", b"[" * 100_000, b'{"prompt":' * 5000, b"\x00",
     b'{"prompt":"a","prompt":3}', b'{"prompt":["a"]}', b'{"prompt":"\\ud800"}', b'{"\\ud800":"a"}',
     b'{"prompt":"a","model":"\\udfff"}', b'{"prompt":"a","size":"' + b"9" * 1000 + b'x9"}',
-    b'{"prompt":"a","model":"../../etc/passwd"}', b'{"prompt":"a","model":"/work"}',
+    b'{"prompt":"a","model":"../../etc/passwd"}', b'{"prompt":"a","model":"/srv"}',
     b'{"prompt":"' + b"x" * 2**20 + b'"}', b'{"prompt":"' + b"\xe4\xb8\x80" * 2**18 + b'"}',
     *(f'{{"prompt":"a","{name}":{number}}}'.encode() for number in NUMBERS
       for name in ("n", "seed", "truncation", "size")),
@@ -292,6 +292,9 @@ def test_no_prompt_is_logged(server, caplog):
         post(server, b'{"prompt": "a secret wish", "seed": 1}')
         post(server, b'{"prompt": "a secret wish", "n": 99}')
         httpx.get(f"{server.url}/v1/secret?q=secret", headers={"Authorization": f"Bearer {KEY}"})
+    end = time.monotonic() + 10  # lines come when answers have left
+    while sum(record.name == "impasto.access" for record in caplog.records) < 3 and time.monotonic() < end:
+        time.sleep(0.02)
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("impasto")]
     assert len(ours) == 3 and not any("secret" in line for line in ours)
 

@@ -105,7 +105,9 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Rows in the queue."""
-        return self._waiting
+        with self._changed:
+            self._forget_cancelled()
+            return self._waiting
 
     @property
     def finished(self) -> bool:
