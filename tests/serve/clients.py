@@ -6,11 +6,16 @@ python clients.py HOST PORT CLIENTS SECONDS
 import asyncio
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
 
-HEAD = "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+HEAD = (
+    "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    "Content-Length: {}\r\n\r\n"
+)
+LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 async def client(host: str, port: int, number: int, end: float, seen: Counter) -> None:
@@ -29,11 +34,10 @@ async def client(host: str, port: int, number: int, end: float, seen: Counter) -
             seen["cut" if getattr(error, "partial", b"") else "not taken"] += 1
             return
         status = head.split(b" ", 2)[1].decode()
-        length = next(
-            int(l.split(b":")[1]) for l in head.split(b"\r\n") if l.lower().startswith(b"content-length")
-        )
+        found = LENGTH.search(head)
+        assert found is not None
         try:
-            answer = await reader.readexactly(length)
+            answer = await reader.readexactly(int(found[1]))
         except (asyncio.IncompleteReadError, ConnectionError):
             seen["cut"] += 1
             return
