@@ -225,8 +225,8 @@ def test_every_plane_of_unicode_and_control_characters(server):
         letters = [chr(plane * 0x10000 + rng.randrange(0x10000)) for _ in range(40)]
         prompts.append("".join(letter for letter in letters if not 0xD800 <= ord(letter) < 0xE000))
     prompts += ["".join(map(chr, range(32))), "\x7f\x80\x9f\u2028\u202e\ufeff", "a\u0301" * 100, " ", "\n"]
-    for model in (MODEL, MARS):
-        for prompt in prompts:
+    for model, chosen in ((MODEL, prompts), (MARS, prompts[::4])):
+        for prompt in chosen:
             response = post(server, json.dumps({"prompt": prompt, "model": model, "seed": 1}).encode())
             unharmed(response)
             assert response.status_code == 200 or "tokens" in response.json()["error"]["message"], prompt

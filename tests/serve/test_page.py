@@ -119,6 +119,7 @@ def test_a_prompt_is_drawn_walked_and_looked_into(browser, server, width, height
     assert hosts <= {server.url.removeprefix("http://"), "data"} and not errors
 
 
+@pytest.mark.long
 def test_by_keyboard_alone_mars_draws_row_by_row_and_describes(browser, server, tmp_path):
     page, _, errors = visit(browser, server, 1280, 900)
     page.get_by_label("mars-scenes").focus()

@@ -22,7 +22,8 @@ CSS = """
 gradio-app, .gradio-container, .gradio-container .app, .gradio-container main {
   min-width: 0 !important; max-width: 100vw !important; width: 100%; box-sizing: border-box}
 .gradio-container .app {padding: 12px !important}
-.gradio-container main {padding: 0 !important; max-width: 1100px !important; margin: 0 auto}
+.gradio-container main {padding: 0 !important; max-width: 1100px !important; margin: 0 auto !important}
+#levels .grid-container {max-width: 420px}
 .pictures img {image-rendering: pixelated}
 .pictures .grid-wrap {max-height: none !important; min-height: 0 !important; height: auto !important}
 .pictures.block {min-height: 0 !important}

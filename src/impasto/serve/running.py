@@ -81,6 +81,10 @@ class GracefulServer(uvicorn.Server):
         while not self.batcher.finished:
             await asyncio.sleep(0.05)
         await asyncio.sleep(LAST_WORDS_SECONDS)
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(LAST_WORDS_SECONDS)
         self.force_exit = True
 
 
