@@ -9,6 +9,8 @@ groups depend on data.
 from __future__ import annotations
 
 import copy
+import io
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +96,7 @@ def export(pipe: AuroraPipeline, path: Path, *, batch: int = 1, tokens: int = 32
     with torch.no_grad(), atomic_path(path) as temporary:
         graph = torch.export.export(Drawing(pipe.generator), example)
         if path.suffix == ".pt2":
-            torch.export.save(graph, temporary)
-            run = _runner_pt2(temporary)
+            run = _write_pt2(graph, temporary)
         else:
             run = _write_onnx(graph, temporary)
         difference = parity(pipe, run, batch, tokens)
@@ -131,8 +132,11 @@ def inputs_for(pipe: AuroraPipeline, prompts: Sequence[str], seeds: Sequence[int
     return pipe.noise(seeds), text, features.eot_index, mask
 
 
-def _runner_pt2(path: Path) -> Callable[[Inputs], Tensor]:
-    module = torch.export.load(path).module()
+def _write_pt2(graph: Any, path: Path) -> Callable[[Inputs], Tensor]:
+    file = io.BytesIO()
+    torch.export.save(graph, file)
+    path.write_bytes(file.getvalue())
+    module = torch.export.load(io.BytesIO(path.read_bytes())).module()
     return lambda inputs: module(*inputs)
 
 
@@ -142,6 +146,7 @@ def _write_onnx(graph: Any, path: Path) -> Callable[[Inputs], Tensor]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"{first_line(error)}; run: pip install 'impasto[onnx]'") from None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which we do not use
     program = torch.onnx.export(
         graph, dynamo=True, verbose=False, input_names=list(INPUTS), output_names=["image"]
     )
