@@ -26,6 +26,7 @@ from impasto.serve.guard import GuardConfig
 from impasto.serve.page_work import PageWork
 from tests.serve.running import served
 
+HTTP = httpx.Client(timeout=120)  # a context of TLS for each request would take longer than a picture
 MODEL, MARS, KEY = "aurora-scenes-32", "mars-scenes", "a key of ours"
 
 
@@ -57,7 +58,7 @@ def opened(datum) -> Image.Image:
 
 def post(server, content, path="images/generations", **headers) -> httpx.Response:
     told = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", **headers}
-    return httpx.post(f"{server.url}/v1/{path}", content=content, headers=told, timeout=120)
+    return HTTP.post(f"{server.url}/v1/{path}", content=content, headers=told)
 
 
 def test_pictures_as_base64_and_by_address(client):
@@ -247,10 +248,17 @@ def test_slow_clients_are_let_go(server):
 def test_a_slow_head_is_hung_up_on(server, monkeypatch):
     monkeypatch.setattr("impasto.serve.running.HEAD_SECONDS", 0.5)
     host, port = server.url.removeprefix("http://").split(":")
-    for sent in (b"", b"GET /health/ready HT", b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\nGET /hea"):
+    for whole, part in (
+        (b"", b""),
+        (b"", b"GET /health/rea"),
+        (b"GET /health/live HTTP/1.1\r\nHost: x", b"GE"),
+    ):
         with socket.create_connection((host, int(port)), timeout=20) as slow:
-            slow.sendall(sent)
-            while slow.recv(4096):  # an answer, or the end
+            if whole:
+                slow.sendall(whole + b"\r\n\r\n")
+                assert b" 200 " in slow.recv(4096)
+            slow.sendall(part)
+            while slow.recv(4096):  # the rest of an answer, then the end
                 pass
 
 

@@ -95,10 +95,8 @@ def export(pipe: AuroraPipeline, path: Path, *, batch: int = 1, tokens: int = 32
     example = inputs_for(pipe, ["a picture"] * batch, list(range(batch)), tokens)
     with torch.no_grad(), atomic_path(path) as temporary:
         graph = torch.export.export(Drawing(pipe.generator), example)
-        if path.suffix == ".pt2":
-            run = _write_pt2(graph, temporary)
-        else:
-            run = _write_onnx(graph, temporary)
+        write = _write_pt2 if path.suffix == ".pt2" else _write_onnx
+        run = write(graph, temporary)
         difference = parity(pipe, run, batch, tokens)
         if not difference < TOLERANCE:
             raise ConfigError(
