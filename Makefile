@@ -26,11 +26,12 @@ $(READY): pyproject.toml constraints.txt $(WEIGHTS)
 setup: $(READY)
 
 demo: $(READY)
+	$(BIN)/python -m impasto.demo --out demo
 	$(BIN)/impasto generate $(PROMPTS) -n 4 --pyramid --out demo/aurora
 	$(BIN)/impasto generate $(PROMPTS) -n 4 --model mars-scenes --out demo/mars
 	$(BIN)/impasto caption demo/aurora/000000.png demo/mars/000000.png --language en
 	$(BIN)/impasto caption demo/aurora/000000.png demo/mars/000000.png --language zh
-	@echo "open demo/aurora/sheet.png, demo/aurora/pyramid.png and demo/mars/sheet.png"
+	@echo "open demo/sheet.png, demo/aurora/sheet.png, demo/aurora/pyramid.png and demo/mars/sheet.png"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ import torch
 
 from impasto.runtime.files import atomic_write_text
 
+DTYPES = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -71,6 +73,14 @@ def arguments_of(
     if add is not None:
         add(parser)
     return parser.parse_args(argv)
+
+
+def add_dtypes(parser: argparse.ArgumentParser) -> None:
+    """--dtypes, for a processor that only emulates bfloat16: its lines would take hours and say nothing."""
+    parser.add_argument(
+        "--dtypes", type=lambda text: text.split(","), default=list(DTYPES),
+        metavar="LIST", help=f"of {', '.join(DTYPES)} (default both)",
+    )  # fmt: skip
 
 
 def machine() -> dict[str, Any]:

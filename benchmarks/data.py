@@ -1,25 +1,27 @@
 """How fast captioned pictures are read, on one core, from tar files: Impasto's source, plain webdataset with
 Pillow doing the same decode, crop and resize, and the decode alone.
 
-    python benchmarks/data.py [--quick] [--json FILE]
+    python -m benchmarks.data [--quick] [--json FILE]
 
 All three take turns in one process, batch by batch of the same pictures, so that what else the machine does
-falls on all alike; the result is the ratio of their total times. Aim: at least 0.95 of webdataset's speed.
+falls on all alike; the result is the ratio of the medians of their processor seconds. Aim: at least 0.95 of
+webdataset's speed.
 """
 
-import argparse
 import io
 import json
-import statistics
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import webdataset
+from benchmarks.common import arguments_of, take_turns, write_result
 from PIL import Image
 
 from impasto.data.opening import open_data
@@ -94,8 +96,8 @@ def decode_alone(folder: Path) -> Iterator[list[Image.Image]]:
             yield [Image.open(io.BytesIO(data)).convert("RGB") for data in files[start : start + BATCH]]
 
 
-def measure(count: int, rounds: int) -> dict[str, float]:
-    """Samples a second of each, and ratios of total times, over `rounds` batches each."""
+def measure(count: int, rounds: int) -> dict[str, Any]:
+    """Seconds a batch and samples a second of each, and ratios of medians, over `rounds` batches each."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_shards(folder, count)
@@ -104,38 +106,28 @@ def measure(count: int, rounds: int) -> dict[str, float]:
             "webdataset": plain_webdataset,
             "decode": decode_alone,
         }
-        running = {way: start(folder) for way, start in ways.items()}
-        for batches in running.values():  # indexes, first reads
-            next(batches)
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in range(rounds):
-            order = list(ways) if turn % 2 else list(ways)[::-1]
-            for way in order:
-                started = time.process_time()
-                next(running[way])
-                seconds[way].append(time.process_time() - started)
-    totals = {way: sum(values) for way, values in seconds.items()}
-    result = {f"{way}_samples_per_core_second": rounds * BATCH / total for way, total in totals.items()}
-    result["against_webdataset"] = totals["webdataset"] / totals["impasto"]
-    medians = {way: statistics.median(values) for way, values in seconds.items()}
-    result["against_webdataset_by_medians"] = medians["webdataset"] / medians["impasto"]
-    result["against_decode_alone"] = totals["decode"] / totals["impasto"]
-    return result
+        spent = take_turns({way: partial(next, start(folder)) for way, start in ways.items()}, rounds)
+    return {
+        "batches": rounds,
+        "seconds_a_batch": {way: asdict(spread) for way, spread in spent.items()},
+        "samples_per_core_second": {way: BATCH / spread.median for way, spread in spent.items()},
+        "against_webdataset": spent["webdataset"].median / spent["impasto"].median,
+        "against_decode_alone": spent["decode"].median / spent["impasto"].median,
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer pictures and batches")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    arguments = parser.parse_args()
+def main(argv: list[str] | None = None) -> int:
+    arguments = arguments_of(__doc__, argv)
     torch.set_num_threads(1)
     result = measure(*((64, 16) if arguments.quick else (512, 128)))
     print(f"JPEG {WIDTH}x{HEIGHT} to {SIDE}x{SIDE}, samples per second of one core's time:")
-    for name, value in result.items():
-        print(f"  {name:36s} {value:8.3f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    for way, speed in result["samples_per_core_second"].items():
+        print(f"  {way:12s} {speed:8.1f}")
+    for other in ("webdataset", "decode_alone"):
+        print(f"impasto against {other.replace('_', ' ')}: {result[f'against_{other}']:.2f} times")
+    write_result(arguments.json, {"picture": [WIDTH, HEIGHT], "side": SIDE, **result})
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """How long `impasto data select` takes for rows of web metadata, and how much memory.
 
-    python benchmarks/data_select.py [--quick] [--rows N] [--workers N] [--json FILE]
+    python -m benchmarks.data_select [--quick] [--rows N] [--workers N] [--json FILE]
 
 Synthetic rows with LAION's columns: addresses of some 80 characters of which an eighth stood before, captions
 of some 50 characters of which a tenth begin in Chinese. Every kind of rule is on. The selection runs in a
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow
+from benchmarks.common import arguments_of, write_result
 from pyarrow import parquet
 
 FILES = 8
@@ -94,20 +95,20 @@ def measure(count: int, workers: int, folder: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="100,000 rows")
-    parser.add_argument("--rows", type=int, default=5_000_000, metavar="N")
-    parser.add_argument("--workers", type=int, default=2, metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    arguments = parser.parse_args()
+def main(argv: list[str] | None = None) -> int:
+    def more(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--rows", type=int, metavar="N", help="default: 5,000,000; 100,000 with --quick")
+        parser.add_argument("--workers", type=int, default=2, metavar="N")
+
+    arguments = arguments_of(__doc__, argv, more)
+    rows = arguments.rows or (100_000 if arguments.quick else 5_000_000)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(100_000 if arguments.quick else arguments.rows, arguments.workers, Path(folder))
+        result = measure(rows, arguments.workers, Path(folder))
     for name, value in result.items():
         print(f"  {name:20s} {value:15,.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(arguments.json, result)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

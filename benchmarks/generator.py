@@ -1,13 +1,13 @@
 """How fast the generator draws, against a plain transcription of the published algorithm: kernels made per
 sample, taps gathered one by one, experts in turn, distances by `cdist`.
 
-    python benchmarks/generator.py [--quick] [--json FILE] [--sizes small,full]
+    python -m benchmarks.generator [--quick] [--json FILE] [--sizes small,full] [--dtypes float32,bfloat16]
 
 Both have the same random weights and take turns. Processor seconds of a whole batch; bf16 is bf16 weights on
 our side, and the transcription under autocast, which is how one would run it. The drift is the difference of
 our bf16 pictures from our fp32 ones, in 8-bit steps. The full size is the published checkpoint's, and wants
-8 GiB; its larger batch is timed for one round. Peak memory is of a process that reads the weights and draws
-one picture.
+8 GiB; its larger batch is timed for one round. Peak memory is of a process that opens the model, from
+safetensors, and draws one picture, and so are the seconds until it is open (imports left out).
 
 Aims, at full size and batch 1 on two cores: 8 processor seconds in fp32, 2.5 in bf16, 3.5 times the
 transcription's speed, 6 GB; small and batch 8: 3 times.
@@ -16,13 +16,22 @@ transcription's speed, 6 GB; small and batch 8: 3 times.
 import multiprocessing
 import sys
 import tempfile
+import time
 from argparse import ArgumentParser
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.common import Spread, arguments_of, peak_memory, take_turns, write_result
+from benchmarks.common import (
+    Spread,
+    add_dtypes,
+    arguments_of,
+    peak_memory,
+    processor_seconds,
+    take_turns,
+    write_result,
+)
 from benchmarks.transcription import published_generator, random_state_dict
 from torch import Tensor
 
@@ -71,14 +80,14 @@ def drift(exact: Tensor, rounded: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
-    """One size and batch: seconds of the four ways, and their ratios."""
+def measure(name: str, batch: int, rounds: int, dtypes: list[str]) -> dict[str, Any]:
+    """One size and batch: seconds of the two ways in each type, and their ratios."""
     constructor = SIZES[name]
     state = random_state_dict(constructor, seed=0)
     z, context, eot = inputs(constructor, batch)
     drawn: dict[str, Tensor] = {}
     ratios, seconds = {}, {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (getattr(torch, dtype) for dtype in dtypes):
         low = dtype == torch.bfloat16
         generator = drawing(constructor, state, dtype)
         label = "bf16" if low else "fp32"
@@ -97,22 +106,30 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
         seconds |= {f"{way}_{label}": spread for way, spread in spent.items()}
         ratios[label] = spent["transcription"].median / spent["impasto"].median
         del generator
-    changed = drift(drawn[str(torch.float32)], drawn[str(torch.bfloat16)])
-    return {"size": name, "batch": batch, "seconds": seconds, "ratio": ratios, "bf16_drift": changed}
+    result = {"size": name, "batch": batch, "seconds": seconds, "ratio": ratios}
+    if len(dtypes) == 2:
+        result["bf16_drift"] = drift(drawn[str(torch.float32)], drawn[str(torch.bfloat16)])
+    return result
 
 
 def _draw(folder: str, dtype: str, queue: multiprocessing.Queue) -> None:
-    pipe = AuroraPipeline.from_pretrained(Path(folder)).to("cpu", getattr(torch, dtype))
-    width = pipe.generator.config.text_head.input_dim
+    opened: list[AuroraPipeline] = []
+    started = time.perf_counter()
+    processor = processor_seconds(
+        lambda: opened.append(AuroraPipeline.from_pretrained(Path(folder)).to("cpu", getattr(torch, dtype)))
+    )
+    start = {"start_seconds": time.perf_counter() - started, "start_processor_seconds": processor}
+    generator = opened[0].generator
     with torch.no_grad():
-        z, context, eot = inputs({"z_dim": pipe.generator.config.z_dim, "clip_out_dim": width}, 1)
+        sizes = {"z_dim": generator.config.z_dim, "clip_out_dim": generator.config.text_head.input_dim}
+        z, context, eot = inputs(sizes, 1)
         kind = getattr(torch, dtype)
-        pipe.generator(z.to(kind), context.to(kind), eot)
-    queue.put(peak_memory())
+        generator(z.to(kind), context.to(kind), eot)
+    queue.put({"peak_bytes": peak_memory(), **start})
 
 
-def peak_of(name: str, folder: Path, dtype: str) -> int:
-    """Bytes at the peak of a process that opens a model directory and draws once."""
+def process_of(name: str, folder: Path, dtype: str) -> dict[str, float]:
+    """Of a process that opens a model directory and draws once: bytes at its peak, seconds to open."""
     if not (folder / "config.json").is_file():
         generator = from_official(random_state_dict(SIZES[name], seed=0), SIZES[name])
         config = AuroraConfig(text_encoder="sentence", generator=generator.config)
@@ -121,43 +138,49 @@ def peak_of(name: str, folder: Path, dtype: str) -> int:
     queue = context.Queue()
     process = context.Process(target=_draw, args=(str(folder), dtype, queue))
     process.start()
-    peak = queue.get(timeout=600)
+    found = queue.get(timeout=600)
     process.join()
-    return peak
+    return found
 
 
 def show(row: dict[str, Any]) -> str:
     seconds: dict[str, Spread] = row["seconds"]
     parts = [
         f"{label}: {seconds[f'impasto_{label}']} s, transcription {seconds[f'transcription_{label}']} s, "
-        f"{row['ratio'][label]:.2f} times"
-        for label in ("fp32", "bf16")
+        f"{ratio:.2f} times"
+        for label, ratio in row["ratio"].items()
     ]
-    changed = row["bf16_drift"]
-    parts.append(f"bf16 drift {changed['mean']:.2f} of 255, 99 % below {changed['quantile_99']:.1f}")
+    if changed := row.get("bf16_drift"):
+        parts.append(f"bf16 drift {changed['mean']:.2f} of 255, 99 % below {changed['quantile_99']:.1f}")
     return f"{row['size']}, batch {row['batch']}: " + "; ".join(parts)
 
 
 def main(argv: list[str] | None = None) -> int:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--sizes", default="small,full", help="of small, full (default both)")
+        parser.add_argument("--batches", default="1,8", help="pictures at a time (default 1,8)")
+        parser.add_argument("--rounds", type=int, default=5, help="of each way (default 5)")
+        add_dtypes(parser)
 
     arguments = arguments_of(__doc__, argv, add)
     names = ["tiny"] if arguments.quick else arguments.sizes.split(",")
-    rows, peaks = [], {}
+    batches = [1, 2] if arguments.quick else [int(batch) for batch in arguments.batches.split(",")]
+    rows, processes = [], {}
     for name in names:
-        for batch in (1, 2) if name == "tiny" else (1, 8):
-            rounds = 1 if (name, batch) == ("full", 8) or arguments.quick else 5
-            rows.append(measure(name, batch, rounds))
+        for batch in batches:
+            rounds = 1 if (name == "full" and batch > 1) or arguments.quick else arguments.rounds
+            rows.append(measure(name, batch, rounds, arguments.dtypes))
             print(show(rows[-1]), flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            for dtype in ("float32", "bfloat16"):
-                peaks[f"{name}_{dtype}"] = peak_of(name, Path(folder, "model"), dtype)
-                print(f"{name} {dtype}: peak {peaks[f'{name}_{dtype}'] / 2**30:.2f} GiB", flush=True)
+            for dtype in arguments.dtypes:
+                found = processes[f"{name}_{dtype}"] = process_of(name, Path(folder, "model"), dtype)
+                peak, clock, spent = found.values()
+                line = f"peak {peak / 2**30:.2f} GiB, open after {clock:.1f} s ({spent:.1f} of the processor)"
+                print(f"{name} {dtype}: {line}", flush=True)
     plain = [
         {**row, "seconds": {way: asdict(spread) for way, spread in row["seconds"].items()}} for row in rows
     ]
-    write_result(arguments.json, {"rows": plain, "peak_bytes": peaks})
+    write_result(arguments.json, {"rows": plain, "processes": processes})
     return 0
 
 

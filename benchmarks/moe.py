@@ -1,6 +1,6 @@
 """What sparse experts cost, against a dense feed-forward layer of equal activated compute.
 
-    python -m benchmarks.moe [--quick] [--json FILE]
+    python -m benchmarks.moe [--quick] [--json FILE] [--dtypes float32,bfloat16] [--tokens 4096,65536]
 
 A token visits one expert whatever their number, so the dense layer of one expert's width does the same
 arithmetic; the rest is routing, sorting and smaller matmuls. Forward alone, and forward with backward, in
@@ -12,12 +12,14 @@ Aim: 1.15 times dense at 16 experts and 1.3 times at 64, with at least 256 token
 """
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import torch
-from benchmarks.common import Spread, arguments_of, take_turns, write_result
+from benchmarks.common import Spread, add_dtypes, arguments_of, take_turns, write_result
 from torch import Tensor
 
 from impasto.nn.moe import FeedForward, GroupedMethod, SparseFeedForward
@@ -96,20 +98,27 @@ def row(found: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = arguments_of(__doc__, argv)
-    counts, sizes = ((1, 4), (256,)) if arguments.quick else ((1, 4, 16, 64), (4096, 65536))
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("--tokens", default="4096,65536", help="sizes of a batch (default 4096,65536)")
+        parser.add_argument("--experts", default="1,4,16,64", help="counts (default 1,4,16,64)")
+        parser.add_argument("--rounds", type=int, help="of each way (default 9, 3 above 10,000 tokens)")
+        add_dtypes(parser)
+
+    arguments = arguments_of(__doc__, argv, add)
+    counts, sizes = (
+        [1, 4] if arguments.quick else [int(count) for count in arguments.experts.split(",")],
+        [256] if arguments.quick else [int(size) for size in arguments.tokens.split(",")],
+    )
     print("| experts | tokens | | type | dense | " + " | ".join((*METHODS, "published")) + " |")
     print("|---|---|---|---|---|" + "---|" * (len(METHODS) + 1))
     results = []
-    for tokens in sizes:
-        for experts in counts:
-            for low in (False, True):
-                for backward in (False, True):
-                    rounds = 2 if arguments.quick else 9 if tokens < 10_000 else 3
-                    found = measure(experts, tokens, backward, low, rounds)
-                    print(row(found), flush=True)
-                    seconds = {way: asdict(spread) for way, spread in found["seconds"].items()}
-                    results.append({**found, "seconds": seconds})
+    for tokens, experts, dtype, backward in product(sizes, counts, arguments.dtypes, (False, True)):
+        rounds = arguments.rounds or (2 if arguments.quick else 9 if tokens < 10_000 else 3)
+        found = measure(experts, tokens, backward, dtype == "bfloat16", rounds)
+        print(row(found), flush=True)
+        results.append(
+            {**found, "seconds": {way: asdict(spread) for way, spread in found["seconds"].items()}}
+        )
     write_result(arguments.json, {"width": WIDTH, "rows": results})
     return 0
 

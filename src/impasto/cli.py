@@ -8,7 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from impasto import __version__
-from impasto.command_options import DTYPES, usable_device
+from impasto.command_options import (
+    DTYPES,
+    tell_of_emulation,
+    usable_device,
+    usable_dtype,
+)
 from impasto.config import first_line
 from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
@@ -210,8 +215,6 @@ def _caption(arguments: argparse.Namespace) -> int:
     import json
     import warnings
 
-    import torch
-
     import impasto
     from impasto.loading import describe
     from impasto.pictures import open_picture
@@ -221,7 +224,8 @@ def _caption(arguments: argparse.Namespace) -> int:
         raise ValueError(f"'{arguments.model}' is a model of the family {family.name}; only mars describes")
     pictures = [open_picture(path) for path in arguments.pictures]
     pipe = impasto.load(arguments.model, arguments.settings)
-    pipe.to(usable_device(arguments.device), getattr(torch, arguments.dtype))
+    device = usable_device(arguments.device)
+    pipe.to(device, usable_dtype(arguments.dtype, device))
     if not pipe.trained:
         print(f"'{pipe.name}' is untrained: its sentences describe no picture.", file=sys.stderr)
     with warnings.catch_warnings():
@@ -248,13 +252,15 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(json.dumps(to_dict(run), indent=2))
         return 0
+    device = usable_device(arguments.device)
+    tell_of_emulation(to_dict(run), device)
     options = family.LaunchOptions(
         out=Path(arguments.out),
         data=arguments.data,
         resume=arguments.resume,
         init_from=arguments.init_from,
         time_limit=arguments.time_limit,
-        device=usable_device(arguments.device),
+        device=device,
         log_to=tuple(arguments.log_to),
     )
     reason = family.launch(arguments.preset, run, options)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from impasto.command_options import usable_device
+from impasto.command_options import usable_device, usable_dtype
 from impasto.config import ConfigError
 from impasto.exploring_report import add_analyse
 
@@ -71,8 +71,6 @@ def aurora_pipeline(arguments: argparse.Namespace) -> Any:
     """The model, which must be one of Aurora."""
     import warnings
 
-    import torch
-
     import impasto
     from impasto.loading import describe
 
@@ -82,7 +80,8 @@ def aurora_pipeline(arguments: argparse.Namespace) -> Any:
             f"'{arguments.model}' is a model of the family {family.name}; this verb takes aurora"
         )
     pipe = impasto.load(arguments.model, arguments.settings)
-    pipe.to(usable_device(arguments.device), getattr(torch, arguments.dtype))
+    device = usable_device(arguments.device)
+    pipe.to(device, usable_dtype(arguments.dtype, device))
     if not pipe.trained:
         warnings.filterwarnings("ignore", message=".*is untrained")
         print(f"'{pipe.name}' is untrained: its pictures show no prompt.", file=sys.stderr)

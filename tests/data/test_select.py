@@ -374,6 +374,12 @@ def test_only_its_own_folder_is_replaced(tmp_path):
     (left / "rows.duckdb").write_bytes(b"half a database")
     select([str(file)], out, SelectionOptions())  # the same: nothing to do
     assert (out / "selection.json").stat().st_mtime_ns == before and not left.exists()
+    part = out / "part-00000.parquet"
+    stored = part.read_bytes()
+    for damage in (part.unlink, lambda: part.write_bytes(stored[:-1])):  # by hand: made again
+        damage()
+        select([str(file)], out, SelectionOptions())
+        assert part.read_bytes() == stored and len(rows_of(out)) == 5
     assert select([str(file)], out, SelectionOptions(maximum_rows=2))["kept"] == 2 == len(rows_of(out))
     (out / "00000.tar").write_bytes(b"somebody else's")
     for place in (out, tmp_path / "in", file):

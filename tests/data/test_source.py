@@ -175,3 +175,38 @@ def test_scenes_are_a_set_too():
     assert len(records) == 3 and [caption.language for caption in captions] == ["en", "zh"]
     chinese = source_of(records, languages={"zh": 1.0}).captions(3)
     assert all(any("\u4e00" <= letter <= "\u9fff" for letter in text) for text in chinese)
+
+
+def spoken(number: int) -> Record:
+    """Two captions in each of two languages, in turns."""
+    words = "a red fox" if number % 3 == 0 else "a Blue Fish"
+    captions = [Caption(f"{words} {number} {way}", code) for way in ("one", "two") for code in ("en", "zh")]
+    return Record(f"{number:05d}", pairs(1)[0][1], tuple(captions), {})
+
+
+class SpokenRecords(MemoryRecords):
+    def read(self, index: int) -> Record:
+        return spoken(index)
+
+
+def test_phrasings_keeps_the_first_captions_of_each_language():
+    told = {text for _, text in source_of(SpokenRecords(9), phrasings=1).weighted_captions(0)}
+    every = source_of(SpokenRecords(9)).weighted_captions(0)
+    assert len(every) == 4 and len(told) == 1  # both languages say the same words here
+    assert all(text.endswith("one") for text in told)
+    weighted = source_of(SpokenRecords(9), phrasings=1, languages={"zh": 2.0}).weighted_captions(0)
+    assert [chance for chance, _ in weighted] == [2.0]
+
+
+def test_excluded_words_leave_samples_out_whatever_their_case(tmp_path):
+    folder = write_folder(tmp_path / "folder", pairs(20))
+    whole, _ = resolve(str(folder), DatasetOptions())
+    records, found = resolve(str(folder), DatasetOptions(exclude=("BLUE mugs", "nothing like it")))
+    left = [records.read(index).captions[0].text for index in range(len(records))]
+    assert len(records) == found.samples == 15 and len(whole) == 20
+    assert not any("blue mugs" in text for text in left) and not records.faults.counts()
+    assert records.key(1) == whole.key(2)
+    with pytest.raises(DataError, match=r"dataset.exclude=\['number'\] leaves no sample"):
+        resolve(str(folder), DatasetOptions(exclude=("number",)))
+    with pytest.raises(ConfigError, match="every caption"):
+        DatasetOptions(exclude=(" ",))

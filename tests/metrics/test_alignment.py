@@ -108,6 +108,12 @@ def test_pictures_with_prompts(pictures, capsys):
     save_png(image, pictures / "pictures" / "zz.png", {"prompt": "the red of dawn"})
     assert main(run) == 2 and "cannot read 'the red of dawn'; add --scorer" in capsys.readouterr().err
     assert main([*run, "--scorer", "clip:x"]) == 0 and "overall" not in capsys.readouterr().out
+    save_png(image, pictures / "pictures" / "zy.png", {})
+    (pictures / "pictures" / "zx.png").write_bytes(b"no picture")
+    assert main([*run, "--scorer", "clip:x"]) == 0
+    assert "Left out: 1 picture damaged (zx.png), 1 no prompt (zy.png)." in capsys.readouterr().out
+    skipped = json.loads((pictures / "report" / "report.json").read_text())["skipped"]
+    assert skipped == {"picture damaged": ["zx.png"], "no prompt": ["zy.png"]}
     told = {"prompt": "a red circle", "training_networks": {"clip, weights of colours": "d" * 64}}
     save_png(image, pictures / "pictures" / "zz.png", told)
     assert main([*run, "--scorer", "clip:x"]) == 2
@@ -129,7 +135,12 @@ def test_a_set_report_with_a_scorer(pictures, capsys):
     document = json.loads((pictures / "report" / "report.json").read_text())
     rows = document["alignment"]["rows"]
     assert rows["pictures"]["cosine"]["mean"] < rows["reference"]["cosine"]["mean"]
-    assert "cosine by clip: pictures, prompts shuffled" in (pictures / "report" / "report.html").read_text()
+    page = (pictures / "report" / "report.html").read_text()
+    assert "cosine by clip: pictures, prompts shuffled" in page
+    assert (
+        "each with its prompt, and their cosine by clip" in page
+        and (pictures / "report/prompts.png").is_file()
+    )
 
 
 def test_a_two_tower_says_how_good_it_is_itself(monkeypatch):

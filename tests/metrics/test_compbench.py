@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering
 
 import impasto.metrics.alignment as alignment
+import impasto.metrics.compbench_plus as plus
 from impasto.cli import main
+from impasto.config import ConfigError
 from impasto.metrics.compbench import (
     Detection,
     attribute_score,
@@ -17,6 +21,7 @@ from impasto.metrics.compbench import (
     questions,
     spatial_score,
 )
+from impasto.metrics.parses import Parser
 from impasto.vision.blip import BlipAnswers
 from tests.metrics.test_alignment import ColourModel
 from tests.metrics.test_picture_sets import write_pictures
@@ -74,6 +79,81 @@ def test_spatial_scores():
         spatial_score(on_top, ("cat", "bed"), stacked) == 0.5
     )  # the evaluator knows the phrase, not the place
     assert spatial_score(on_top, ("cat", "bed"), stacked, "fixed") == 1.0
+
+
+NAMES = {"dogs": "dog", "cats": "cat", "fire hydrants": "fire hydrant", "sheep": "sheep", "ships": "ship"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("two dogs and a cat", [("dog", 2), ("cat", 1)]),
+        ("three fire hydrants, one ship.", [("fire hydrant", 3), ("ship", 1)]),
+        ("a sheep near four sheep", [("sheep", 1), ("sheep", 4)]),
+        ("a red dog and nine cats", []),  # only what stands directly after a number from one to eight
+    ],
+)
+def test_what_a_prompt_counts(prompt, expected):
+    assert plus.counted_objects(prompt, NAMES) == expected
+
+
+def test_numeracy_by_hand():
+    """Half of each object for being there, half for its number; a box that repeats another does not count."""
+    wanted = [("dog", 2), ("ship", 1)]
+    again = (0.0, 200.0, 101.0, 300.0)
+    seen = [box("dog", LEFT), box("dog", again), box("dog", RIGHT), box("boat", ABOVE)]
+    assert plus.numeracy_score(wanted, seen) == 1
+    assert plus.numeracy_score(wanted, seen[:2]) == pytest.approx((0.5 + 0) / 2)
+    assert plus.numeracy_score(wanted, [*seen, box("boat", RIGHT)]) == pytest.approx((1 + 0.5) / 2)
+    inside = (10.0, 210.0, 30.0, 230.0)  # wholly within another box of the name
+    assert plus.numeracy_score([("dog", 1)], [box("dog", LEFT), box("dog", inside)]) == 1
+    assert plus.numeracy_score([("dog", 1)], [box("hot dog", LEFT)]) == 1  # a label with the name in it
+    assert plus.numeracy_score([], seen) is None and plus.numeracy_score(wanted, []) == 0
+
+
+def test_depth_by_hand():
+    near, far = (0.0, 0.0, 200.0, 100.0), (40.0, 0.0, 240.0, 100.0)  # overlap 160 of 240: two thirds
+    depth = np.zeros((479, 479))
+    depth[:100, :200], depth[:100, 200:240] = 9, 1
+    seen = [box("cat", near, 1.0), box("sofa bed", far, 0.8)]
+
+    def score(prompt, boxes=seen, of=depth, variant="fixed"):
+        return plus.depth_score(prompt, ("cat", "bed"), boxes, of, variant)
+
+    assert score("a cat in front of a bed") == pytest.approx(0.25 * 1.8 + 0.5)
+    assert score("a cat behind a bed") == pytest.approx(0.45) == score("a cat beside a bed")
+    assert score("a cat behind a bed", of=9 - depth) == pytest.approx(0.95)
+    assert score("a cat in front of a bed", of=depth[::2, ::2]) == pytest.approx(0.95)  # of any size
+    apart = [seen[0], box("bed", (150.0, 0.0, 350.0, 100.0), 0.8)]  # overlap 50 of 350
+    assert score("a cat hidden by a bed", apart, 9 - depth) == pytest.approx(0.45 + 0.5 * (1 / 7) / 0.5)
+    assert score("a cat behind a bed", seen[:1]) == 0.25
+    # The evaluator reads the map with its axes exchanged: of its transpose it gives what "fixed" gives.
+    assert score("a cat in front of a bed", of=depth.T, variant="official") == pytest.approx(0.95)
+    twice = [box("cat", RIGHT, 0.5), *seen]  # and takes the last cat before both were met
+    assert score("a cat in front of a bed", twice, depth.T, "official") == pytest.approx(0.95)
+    assert score("a cat in front of a bed", twice) == pytest.approx(0.25 * 1.3)
+
+
+def test_parses_by_spacy(tmp_path):
+    spacy = pytest.importorskip("spacy")
+
+    @spacy.language.Language.component("by_hand")
+    def by_hand(document):
+        kinds = {"a": ("DET", "det"), "red": ("ADJ", "amod"), "on": ("ADP", "prep")}
+        for token in document:
+            token.pos_, token.dep_ = kinds.get(token.text, ("NOUN", "pobj"))
+            nouns = [other for other in document if other.i > token.i and other.text not in kinds]
+            token.head = nouns[0] if token.text in ("a", "red") else token
+        return document
+
+    pipeline = spacy.blank("en")
+    pipeline.add_pipe("by_hand")
+    pipeline.to_disk(tmp_path / "pipeline")
+    found = Parser(str(tmp_path / "pipeline"))("a red car on a house")
+    assert found["chunks"] == ["a red car", "a house"] and found["objects"] == ["car", "house"]
+    assert found["without_adjectives"] == "a car on a house"
+    with pytest.raises(ConfigError, match=r"spacy=nothing is no pipeline"):
+        Parser("nothing")
 
 
 def test_three_in_one():
@@ -137,6 +217,10 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "boxes").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "spatial.txt").write_text(prompts[0] + "\n")
     (tmp_path / "action.txt").write_text("x\n")
+    (tmp_path / "objects.txt").write_text("car - cars\nhouse - houses\n")
+    for n in range(4):
+        (tmp_path / "depth").mkdir(exist_ok=True)
+        Image.new("L", (32, 32), 9 * n).save(tmp_path / "depth" / f"{n:06d}.png")
     return tmp_path
 
 
@@ -156,6 +240,13 @@ def test_categories_on_pictures(files, capsys, blip):
     assert status == 0 and "spatial (official@6d58bed): 0.500 [0.000, 1.000] over 2 prompts" in printed
     status, printed, _ = run(capsys, files, "spatial", parses, boxes, "detector=owl")
     assert status == 0 and "substitute:owl, official formulas" in printed
+    maps = [f"depth={files / 'depth'}", "depth_model=dpt-hybrid", "detector=unidet-r50"]
+    status, printed, errors = run(capsys, files, "3d_spatial", parses, boxes, *maps)
+    assert status == 0 and "3d_spatial (official@ed5367e): 0.250" in printed, errors  # of no place, 0.5 and 0
+    status, printed, _ = run(
+        capsys, files, "numeracy", boxes, "detector=owl", f"objects={files / 'objects.txt'}"
+    )
+    assert status == 0 and "numeracy (substitute:owl, official formulas): 1.000" in printed
     status, printed, _ = run(capsys, files, "non_spatial", scorer=True)
     assert status == 0 and "through transformers" in printed
     lists = [f"spatial_prompts={files / 'spatial.txt'}", f"action_prompts={files / 'action.txt'}"]
@@ -179,6 +270,23 @@ def test_mistakes_are_named(files, capsys, blip):
             ("spatial", f"parses={files / 'bad'}", f"detections={files / 'bad'}", "detector=x"),
             "line 1 is no JSON",
         ),
+        (("3d_spatial", parses, f"detections={files / 'boxes'}", "detector=x"), "needs --set depth="),
+        (
+            (
+                "3d_spatial",
+                parses,
+                f"detections={files / 'boxes'}",
+                "detector=x",
+                f"depth={files}",
+                "depth_model=y",
+            ),
+            "no depth map of '000000.png'",
+        ),
+        (
+            ("numeracy", f"detections={files / 'boxes'}", "detector=x", f"objects={files / 'action.txt'}"),
+            "line 1 should be 'singular - plural'",
+        ),
+        (("spatial", "parses=x", "spacy=y"), "parses= or spacy=, not both"),
         (("non_spatial",), "needs --scorer clip:DIR"),
         (("colour",), "category"),
         (("non_spatial", "colour=1"), "unknown configuration key"),

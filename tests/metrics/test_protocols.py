@@ -57,6 +57,23 @@ def test_captions_and_reference_are_the_same_for_everybody_and_apart():
         make_plans("train-10k", "scenes:24:16", count=8)
 
 
+def test_a_model_is_drawn_with_the_options_of_generate(tmp_path, capsys):
+    asked = ["aurora-debug", *SCENES, "--resize", "16", "--batch-size", "8"]
+    for name, options in (("plain", []), ("mean", ["--truncation", "0"])):
+        status, _, errors = run(capsys, *asked, "--out", tmp_path / name, *options)
+        assert status == 0, errors
+    drawn = [(tmp_path / name / "pictures" / "000001.png") for name in ("plain", "mean")]
+    assert drawn[0].read_bytes() != drawn[1].read_bytes() and read_settings(drawn[1])["truncation"] == 0
+    preset = json.loads((tmp_path / "mean" / "report.json").read_text())["preset"]
+    assert preset["options"] == {"truncation": 0}
+    for target, option, message in (
+        ("aurora-debug", "--guidance", "means nothing to 'aurora-debug'"),
+        (tmp_path / "mean" / "pictures", "--guidance", "means something only with a MODEL"),
+    ):
+        status, _, errors = run(capsys, target, *SCENES, option, "2")
+        assert status == 2 and message in errors
+
+
 def test_a_model_draws_once_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
     out = tmp_path / "report"
     asked = ["aurora-debug", *SCENES, "--resize", "16", "--out", out, "--batch-size", "3"]

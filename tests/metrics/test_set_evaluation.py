@@ -89,6 +89,8 @@ def test_reports_side_by_side(folders, capsys):
     out = folders / "table"
     status, printed, _ = run(capsys, "--compare", one, other / "report.json", "--out", out)
     assert status == 0 and (out / "compare.md").read_text() == printed
+    page = (out / "compare.html").read_text()
+    assert page.count("<img src='data:image/png") == 2 and f"<th>{one}</th>" in page  # each report's own
     assert "| closer | not measured |" in printed and "12 pictures each, 12 of the reference" in printed
     document = json.loads((other / "report.json").read_text())
     changes = {

@@ -91,6 +91,15 @@ def test_manifold_is_its_definition():
     assert found.recall.mean == pytest.approx(float((full <= reach(generated)).any(1).double().mean()))
 
 
+def test_copies_lie_within_reach_whatever_the_rounding():
+    """Far from the origin, where products of lengths are large and differences small."""
+    real = normal(50) * 1e-3 + 100
+    found = manifold(real, real[:30].clone())
+    assert found.precision.mean == found.recall.mean == 1
+    distances, indices = nearest(real[:30], real)
+    assert distances.abs().max() == 0 and torch.equal(indices[:, 0], torch.arange(30))
+
+
 def test_manifold_tells_what_is_missing():
     """One of two clusters gone: precise, but half is not covered. Far away: nothing."""
     real = torch.cat((normal(50), normal(50, shift=20, seed=1)))

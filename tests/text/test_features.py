@@ -9,10 +9,22 @@ from impasto.text import TextFeatures, load_encoder
 def test_unknown_names_get_the_nearest_match() -> None:
     with pytest.raises(ValueError, match="unknown text encoder 'sentense'; did you mean 'sentence'"):
         load_encoder("sentense")
-    with pytest.raises(ValueError, match="choose from: clip, sentence"):
+    with pytest.raises(ValueError, match="choose from: clip, nothing, sentence"):
         load_encoder("xyz")
     with pytest.raises(ValueError, match="needs its weights"):
         load_encoder("clip")
+
+
+def test_an_encoder_that_reads_nothing_tells_no_texts_apart() -> None:
+    encoder = load_encoder("nothing:6")
+    features = encoder.encode(["a red circle", "something else, and longer"])
+    assert features.tokens.shape == (2, 2, 6) and features.width == encoder.width == 6
+    assert torch.equal(features.tokens[0], features.tokens[1])
+    assert features.pooled.norm(dim=1).tolist() == pytest.approx([1, 1])
+    assert encoder.fingerprint != load_encoder("nothing:7").fingerprint
+    for name in ("nothing", "nothing:0"):
+        with pytest.raises(ValueError, match="width"):
+            load_encoder(name)
 
 
 def make_features(batch: int = 3, positions: int = 4, width: int = 2) -> TextFeatures:

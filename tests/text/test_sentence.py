@@ -104,7 +104,7 @@ def test_wrong_calls_are_refused(encoder: TextEncoder) -> None:
         encoder.encode("a cat")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no texts"):
         encoder.encode([])
-    with pytest.raises(ValueError, match="'sentence' takes no source; for other weights use 'clip:some'"):
+    with pytest.raises(ValueError, match="'sentence:some': sentence, sentence:standardized, or clip:some"):
         load_encoder("sentence:some")
 
 

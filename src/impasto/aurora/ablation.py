@@ -70,6 +70,16 @@ CELLS = {
     "without-tokens": Cell(
         ("model.generator.attention.text_tokens=none",), "text through w alone, no cross-attention"
     ),
+    "without-text": Cell(
+        (
+            "model.text_encoder=nothing:384",
+            "training.matching_weight=0",
+            "training.contrastive_weight=0",
+            "discriminator.contrastive=false",
+            "data.near_misses=0",
+        ),
+        "no text at all: all captions look alike, and nothing asks what fits them",
+    ),
     "kernels-4": Cell(("model.generator.convolution.kernels=4",), "four kernels to select from"),
     "path-length": Cell(("training.path_length_weight=2",), "path-length regularisation as in StyleGAN2"),
     "growing-images": Cell(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from impasto.command_options import DTYPES, usable_device
+from impasto.command_options import DTYPES, usable_device, usable_dtype
 
 
 def add_verbs(verb: argparse.ArgumentParser) -> None:
@@ -107,7 +107,11 @@ def _add_build(verbs: argparse._SubParsersAction) -> None:
     build.add_argument("out", metavar="DIR", help="folder to write")
     build.add_argument("--size", type=int, default=64, metavar="PX", help="64 (default), 128 or 256")
     build.add_argument(
-        "--groups", default="core", metavar="A,B", help="core (default: MIT, Apache-2.0, CC-BY), share-alike"
+        "--groups",
+        default="core",
+        metavar="A,B",
+        help="core (default: MIT, Apache-2.0, CC-BY), share-alike, icons, public-domain, "
+        "photographs-mixed-licences",
     )
     build.add_argument(
         "--background",
@@ -167,15 +171,13 @@ def _pack(arguments: argparse.Namespace) -> int:
 def _texts(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    import torch
-
     from impasto.config import override
     from impasto.data.options import DatasetOptions
     from impasto.data.texts import write_texts
     from impasto.text import load_encoder
 
     options, device = override(DatasetOptions(), arguments.settings), usable_device(arguments.device)
-    encoder, dtype = load_encoder(arguments.encoder), getattr(torch, arguments.dtype)
+    encoder, dtype = load_encoder(arguments.encoder), usable_dtype(arguments.dtype, device)
     _ = encoder.fingerprint  # before the cast, which makes it no other encoder
     encoder.to(device)
     encoder.to(dtype)
@@ -218,7 +220,8 @@ def _select(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from impasto.data.glyphs.build import BuildOptions, build
+    from impasto.data.glyphs.build import build
+    from impasto.data.glyphs.options import BuildOptions
 
     options = BuildOptions(
         size=arguments.size,

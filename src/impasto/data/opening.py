@@ -1,5 +1,6 @@
 """One door to every kind of set: `open_data(source)`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from impasto.data.glyphs.sample import SAMPLE_NAME, sample_folder
 from impasto.data.huggingface import MARKS, DatasetRecords
 from impasto.data.metadata import TABLES, MetadataRecords
 from impasto.data.options import DatasetOptions, Format
-from impasto.data.records import DataError, Records
+from impasto.data.records import BadSampleError, DataError, Part, Records, named_in
 from impasto.data.scene_records import SceneRecords
 from impasto.data.shard_index import user_cache
 from impasto.data.shards import ShardRecords
@@ -65,6 +66,8 @@ def resolve(source: str, options: DatasetOptions) -> tuple[Records, DatasetOptio
     more than `options.max_bad` of it was left out."""
     moved = bool(options.source) and options.source != source
     records = open_data(source, replace(options, format="auto") if moved else options)
+    if options.exclude:
+        records = without(records, options.exclude, source)
     total = len(records) + len(records.faults)
     if len(records.faults) > options.max_bad * total:
         raise too_many_bad(source, len(records.faults), total, options.max_bad, records.faults.summary())
@@ -76,6 +79,22 @@ def resolve(source: str, options: DatasetOptions) -> tuple[Records, DatasetOptio
         fingerprint=records.fingerprint,
     )
     return records, found
+
+
+def without(records: Records, words: Sequence[str], source: str) -> Part:
+    """The samples none of whose captions contains one of the words; reads all captions once. A sample whose
+    captions cannot be read stays, to be counted where it is met. DataError if none is left."""
+
+    def stays(index: int) -> bool:
+        try:
+            return not named_in(records.read(index).captions, words)
+        except BadSampleError:
+            return True
+
+    kept = [index for index in range(len(records)) if stays(index)]
+    if not kept:
+        raise DataError(f"{source}: dataset.exclude={list(words)} leaves no sample")
+    return Part(records, kept)
 
 
 def too_many_bad(source: str, bad: int, total: int, allowed: float, summary: str) -> DataError:

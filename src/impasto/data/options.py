@@ -21,6 +21,8 @@ class DatasetOptions:
     caption_column: str = ""  # empty: captions, caption, texts or text
     picture_column: str = ""  # of a `datasets` directory; empty: the first column of pictures
     languages: dict[str, float] = field(default_factory=dict)  # weights; empty: all captions alike
+    phrasings: int = 0  # only the first so many captions of each language; 0: all
+    exclude: tuple[str, ...] = ()  # leave out samples with a caption that contains one of these
     crop: Literal["center", "random", "squash"] = "center"  # the largest square; squash: the whole picture
     resize: Literal["lanczos", "box"] = (
         "lanczos"  # both antialiased: over all source pixels of a target pixel
@@ -38,8 +40,12 @@ class DatasetOptions:
             raise ConfigError(f"dataset.max_bad={self.max_bad} should be a share, from 0 to 1")
         if not 0 < self.max_pixels <= LARGEST_PICTURE:
             raise ConfigError(f"dataset.max_pixels={self.max_pixels} should be 1 to {LARGEST_PICTURE}")
-        if self.smallest_side < 1 or self.workers < 0:
-            raise ConfigError("dataset.smallest_side should be at least 1, dataset.workers at least 0")
+        if self.smallest_side < 1 or self.workers < 0 or self.phrasings < 0:
+            raise ConfigError(
+                "dataset.smallest_side should be at least 1, dataset.workers and dataset.phrasings at least 0"
+            )
+        if any(not words.strip() for words in self.exclude):
+            raise ConfigError("dataset.exclude should hold words; an empty text is in every caption")
         weights = self.languages.values()
         if self.languages and (min(weights) < 0 or not 0 < sum(weights) < float("inf")):
             raise ConfigError(f"dataset.languages={self.languages} should be weights, not all zero")

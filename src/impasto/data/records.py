@@ -7,7 +7,7 @@ only shows on reading raises BadSampleError.
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from impasto.data.options import Format
@@ -99,6 +99,29 @@ class Records(Protocol):
     def read(self, index: int) -> Record:
         """Sample 0 <= index < len. Raises BadSampleError. Safe to call from several threads."""
         ...
+
+
+class Part:
+    """Some samples of a set, numbered anew in their order."""
+
+    def __init__(self, whole: Records, indices: Sequence[int]) -> None:
+        self._whole, self._indices = whole, indices
+        self.format, self.faults, self.fingerprint = whole.format, whole.faults, whole.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def key(self, index: int) -> str:
+        return self._whole.key(int(self._indices[index]))
+
+    def read(self, index: int) -> Record:
+        return self._whole.read(int(self._indices[index]))
+
+
+def named_in(captions: Iterable[Caption], words: Sequence[str]) -> bool:
+    """Whether one of the captions contains one of the words, whatever their case."""
+    texts = [caption.text.lower() for caption in captions]
+    return any(word.lower() in text for word in words for text in texts)
 
 
 def decode_text(data: bytes, name: str) -> str:

@@ -17,7 +17,15 @@ import impasto
 from impasto.config import to_dict
 from impasto.data.records import DataError
 from impasto.data.select_columns import check_kept, find_columns
-from impasto.data.select_folder import DESCRIPTION, MADE_BY, check_place, find_files, finished, workspace
+from impasto.data.select_folder import (
+    DESCRIPTION,
+    MADE_BY,
+    check_place,
+    find_files,
+    finished,
+    whole,
+    workspace,
+)
 from impasto.data.select_rows import (
     Table,
     drop_duplicates,
@@ -43,7 +51,7 @@ def select(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write the selection to `out`; returns what selection.json says: rows, kept, dropped by rule. If it is
-    there already, of the same files and options, nothing is done.
+    there already, whole, of the same files and options, nothing is done.
 
     progress(rows done, rows to do): the rows read, with the rows written on top. `memory` bounds DuckDB's own
     buffers. Raises ConfigError for options that do not fit the files, DataError for files and folders."""
@@ -59,7 +67,7 @@ def select(
             "inputs": [to_dict(table) for table in tables],
         }
         done = finished(out)
-        if done and done["made_of"] == made_of:
+        if done and done["made_of"] == made_of and whole(out, done):
             return done
         (work / "selection").mkdir()
         dropped = read_rows(database, tables, rules, options, progress)

@@ -64,6 +64,14 @@ def finished(out: Path) -> dict[str, Any] | None:
         return None
 
 
+def whole(out: Path, document: dict[str, Any]) -> bool:
+    """Whether every part of a finished selection is there, with as many bytes as were written."""
+    try:
+        return all((out / part["file"]).stat().st_size == part["bytes"] for part in document["parts"])
+    except (OSError, KeyError):
+        return False
+
+
 def check_place(out: Path, files: list[str]) -> None:
     """DataError unless `out` is free or holds a selection and nothing else."""
     inside = [file for file in files if Path(file).resolve().is_relative_to(out.resolve())]

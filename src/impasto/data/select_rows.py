@@ -146,7 +146,7 @@ def output_columns(tables: list[Table], options: SelectionOptions) -> list[tuple
 def write_parts(
     database: Any, tables: list[Table], options: SelectionOptions, folder: Path, base: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    """The part files, sorted; an empty one if nothing is left. Returns their names and rows."""
+    """The part files, sorted; an empty one if nothing is left. Returns names, rows and bytes."""
     columns = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in output_columns(tables, options))
     database.execute(
         "CREATE TABLE sorted AS SELECT candidates.* FROM candidates JOIN chosen "
@@ -163,7 +163,7 @@ def write_parts(
         )
         target = str(folder / name).replace("'", "''")
         database.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
-        parts.append({"file": name, "rows": end - start})
+        parts.append({"file": name, "rows": end - start, "bytes": (folder / name).stat().st_size})
         progress(base + end, base + count)
     return parts
 

@@ -71,7 +71,7 @@ class DataSource:
 
     def phrasings(self, position: int, count: int) -> list[str]:
         """At most `count` different captions of the sample at a position, in an order drawn by position and
-        by `options.languages`, without decoding the picture."""
+        by weight, without decoding the picture."""
         chances, texts = zip(*self.weighted_captions(position), strict=True)
         shares = np.array(chances) / sum(chances)
         number = min(count, len(texts))
@@ -80,7 +80,7 @@ class DataSource:
 
     def weighted_captions(self, position: int) -> list[tuple[float, str]]:
         """(chance before normalising, text) of every caption of the sample at a position that
-        `options.languages` allows."""
+        `options` allow."""
         read = self._first_good(position, lambda index, _: self._candidates(self.records.read(index)))
         self._count(read[1])
         return read[0]
@@ -169,7 +169,7 @@ class DataSource:
         return choose(candidates, self._rng(CAPTION, position)) if len(candidates) > 1 else candidates[0][1]
 
     def _candidates(self, record: Record) -> list[tuple[float, str]]:
-        candidates = list(by_language(record.captions, self.options.languages))
+        candidates = list(allowed_captions(record.captions, self.options))
         if not candidates:
             raise BadSampleError("no caption in dataset.languages", record.name)
         return candidates
@@ -188,12 +188,17 @@ def choose(candidates: Sequence[tuple[float, str]], rng: np.random.Generator) ->
     return candidates[int(rng.choice(len(candidates), p=chances / chances.sum()))][1]
 
 
-def by_language(captions: Sequence[Caption], weights: dict[str, float]) -> Iterator[tuple[float, str]]:
-    """(chance before normalising, text): a language's weight is shared among its captions."""
-    if not weights:
+def allowed_captions(captions: Sequence[Caption], options: DatasetOptions) -> Iterator[tuple[float, str]]:
+    """(chance before normalising, text) of the captions that `phrasings` and `languages` allow: a language's
+    weight is shared among its captions; without weights all captions are alike."""
+    if options.phrasings:
+        languages = dict.fromkeys(caption.language for caption in captions)
+        spoken = [[one for one in captions if one.language == language] for language in languages]
+        captions = [one for some in spoken for one in some[: options.phrasings]]
+    if not options.languages:
         yield from ((1.0, caption.text) for caption in captions)
         return
-    for language, weight in weights.items():
+    for language, weight in options.languages.items():
         texts = [caption.text for caption in captions if caption.language == language]
         if weight > 0:
             yield from ((weight / len(texts), text) for text in texts)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from impasto.data.opening import too_many_bad
 from impasto.data.options import DatasetOptions
-from impasto.data.records import BadSampleError, DataError, Faults, Record
-from impasto.data.source import Example, by_language, choose
+from impasto.data.records import BadSampleError, DataError, Faults, Record, named_in
+from impasto.data.source import Example, allowed_captions, choose
 from impasto.data.stream_files import DAMAGED, Stream, record_of, samples_of
 from impasto.data.transforms import decode, fit
 
@@ -80,8 +80,8 @@ class StreamSource:
     def captions(self, count: int) -> list[str]:
         """Captions of the first samples, always the same. DataError if there is none."""
         records = self._records(self.stream.addresses, Faults())
-        weights = self.options.languages
-        texts = (text for record in records for _, text in by_language(record.captions, weights))
+        options = self.options
+        texts = (text for record in records for _, text in allowed_captions(record.captions, options))
         found = list(itertools.islice(texts, count))
         if not found:
             raise DataError(f"{self.stream.name} gives no sample with a caption; see whether it can be read")
@@ -166,12 +166,15 @@ class StreamSource:
                 with self._lock:
                     self._read += faults is self.faults
                 try:
-                    yield record_of(sample, address, self.options.caption_column)
+                    record = record_of(sample, address, self.options.caption_column)
                 except BadSampleError as bad:
                     self._count_bad(faults, bad)
+                    continue
+                if not named_in(record.captions, self.options.exclude):
+                    yield record
 
     def _example(self, record: Record, rng: np.random.Generator) -> Example:
-        candidates = list(by_language(record.captions, self.options.languages))
+        candidates = list(allowed_captions(record.captions, self.options))
         if not candidates:
             raise BadSampleError("no caption in dataset.languages", record.name)
         caption = choose(candidates, rng)

@@ -12,7 +12,7 @@ from impasto.data.opening import resolve, too_many_bad
 from impasto.data.options import DatasetOptions
 from impasto.data.records import BadSampleError, Faults, Records
 from impasto.data.shard_index import user_cache
-from impasto.data.source import by_language
+from impasto.data.source import allowed_captions
 from impasto.text import TextEncoder
 from impasto.text.stored import SingleEncoder, StoredEncoder, features_path, write_features
 
@@ -46,7 +46,7 @@ def write_texts(
     out: Path | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Written:
-    """Encode all captions of a set that `options.languages` allows into a file of `out`, which is a folder
+    """Encode all captions of a set that `options` allow into a file of `out`, which is a folder
     beside the set if not given. Samples whose captions cannot be read are counted; DataError, in one line,
     for more than `options.max_bad` of them, CacheError where the file cannot be written."""
     records, options = resolve(source, options)
@@ -81,4 +81,4 @@ def _captions(records: Records, options: DatasetOptions, faults: Faults) -> Iter
                     options.source, len(faults), len(records), options.max_bad, faults.summary()
                 ) from None
             continue
-        yield from (text for _, text in by_language(captions, options.languages))
+        yield from (text for _, text in allowed_captions(captions, options))

@@ -12,7 +12,7 @@ import numpy as np
 from impasto.config import ConfigError, to_dict
 from impasto.data.opening import resolve
 from impasto.data.options import DatasetOptions
-from impasto.data.records import DataError, Faults, Record, Records
+from impasto.data.records import DataError, Faults, Part, Records
 from impasto.data.scene_source import SceneOptions
 from impasto.data.source import DataSource
 from impasto.runtime.files import atomic_write_text
@@ -60,23 +60,6 @@ def made_of(options: DatasetOptions) -> dict[str, Any]:
     return {name: value for name, value in to_dict(options).items() if f"dataset.{name}" not in FREE}
 
 
-class Part:
-    """Some samples of a set, numbered anew in their order."""
-
-    def __init__(self, whole: Records, indices: np.ndarray) -> None:
-        self._whole, self._indices = whole, indices
-        self.format, self.faults, self.fingerprint = whole.format, whole.faults, whole.fingerprint
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def key(self, index: int) -> str:
-        return self._whole.key(int(self._indices[index]))
-
-    def read(self, index: int) -> Record:
-        return self._whole.read(int(self._indices[index]))
-
-
 def split(records: Records, name: str) -> tuple[Part, Part]:
     """The samples to train on, and those held out: the ones whose key hashes into the lowest twentieth, at
     least one. So a sample stays on its side when others come or go. DataError for fewer than two samples."""
@@ -88,7 +71,8 @@ def split(records: Records, name: str) -> tuple[Part, Part]:
         held_out[places.argmin()] = True
     if held_out.all():
         held_out[places.argmax()] = False
-    return Part(records, np.flatnonzero(~held_out)), Part(records, np.flatnonzero(held_out))
+    training, held = (Part(records, np.flatnonzero(which).tolist()) for which in (~held_out, held_out))
+    return training, held
 
 
 class TrainingSet:

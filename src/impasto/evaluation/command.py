@@ -1,12 +1,10 @@
-"""`impasto evaluate`: its options and what they call. Heavy imports live inside, so that --help answers at
-once."""
+"""`impasto evaluate`: its options. What they do is in `actions`, imported only then, so that --help answers
+at once."""
 
 import argparse
-import sys
 from typing import Any
 
-from impasto.command_options import DTYPES, progress_bars, ranks_of, usable_device
-from impasto.config import ConfigError
+from impasto.command_options import DTYPES, add_drawing_options
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
@@ -48,6 +46,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     _add_sets(verb.add_argument_group("pictures against pictures"))
     _add_alignment(verb.add_argument_group("pictures against prompts"))
     _add_people(verb.add_argument_group("side by side"))
+    add_drawing_options(verb)
 
 
 def _add_protocols(group: Any) -> None:
@@ -90,7 +89,12 @@ def _add_sets(group: Any) -> None:
 
 
 def _add_alignment(group: Any) -> None:
-    group.add_argument("--scorer", metavar="SPEC", help="image-text model: clip:DIR or two-tower:DIR")
+    group.add_argument(
+        "--scorer",
+        metavar="SPEC",
+        help="image-text model: clip:DIR, two-tower:DIR or two-tower:openglyphs-64; with --reference alone, "
+        "how well it finds that set's own captions",
+    )
     group.add_argument("--prompt-prefix", metavar="TEXT", help="put before every prompt (default: nothing)")
     group.add_argument(
         "--distractors", type=int, metavar="N", help="other captions of the R-precision (default 99)"
@@ -107,234 +111,7 @@ def _add_people(group: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
+    from impasto.evaluation.actions import run
 
-    out = Path(arguments.out)
-    asked = {
-        "MODEL_OR_IMAGE_DIR": arguments.target,
-        "--compare": arguments.compare,
-        "--blind": arguments.blind,
-        "--blind-answers": arguments.blind_answers,
-        "--command": arguments.command,
-    }
-    given = [name for name, value in asked.items() if value is not None]
-    if len(given) != 1:
-        raise ConfigError(
-            f"give one of {', '.join(asked)}" + (f", not {' and '.join(given)}" if given else "")
-        )
-    with_protocol = arguments.protocol not in (None, "scenes", "compbench")
-    if arguments.reference is not None and arguments.target is None and arguments.command is None:
-        raise ConfigError(f"--reference goes with a folder of pictures, not with {given[0]}")
-    if arguments.compare is not None:
-        from impasto.evaluation.table import compare_reports
-
-        print(compare_reports(arguments.compare, out), end="")
-        print(f"wrote {out / 'compare.md'}", file=sys.stderr)
-    elif arguments.blind is not None:
-        from impasto.evaluation.blind import write_blind
-
-        if arguments.pairs is not None and arguments.pairs < 1:
-            raise ConfigError(f"--pairs {arguments.pairs} should be at least 1")
-        first, second = arguments.blind
-        print(write_blind(first, second, out, seed=arguments.seed, most=arguments.pairs), end="")
-    elif arguments.blind_answers is not None:
-        from impasto.evaluation.blind import score_blind
-
-        print(score_blind(Path(arguments.blind_answers), out), end="")
-    elif arguments.protocol == "compbench":
-        return _evaluate_compbench(arguments)
-    elif with_protocol:
-        return _evaluate_protocol(arguments)
-    elif arguments.command is not None:
-        raise ConfigError("--command needs --protocol train-10k, coco-30k or openglyphs")
-    elif arguments.reference is not None:
-        _refuse_without_protocol(arguments)
-        return _evaluate_sets(arguments)
-    else:
-        _refuse_without_protocol(arguments)
-        _refuse_without_reference(arguments)
-        return _evaluate_scenes(arguments)
+    run(arguments)
     return 0
-
-
-def _evaluate_scenes(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    import torch
-
-    from impasto.evaluation.pictures import evaluate_pictures, holds_pictures
-    from impasto.evaluation.scenes import evaluate_model
-
-    ranks = ranks_of(arguments)
-    out, target = Path(arguments.out), Path(arguments.target)
-    scorer, distractors = _scorer(arguments)
-    if holds_pictures(target):
-        if ranks.world_size > 1:
-            raise ConfigError("pictures are scored in one process: start it without torchrun")
-        table = evaluate_pictures(target, out, scorer=scorer, distractors=distractors, seed=arguments.seed)
-    else:
-        table = evaluate_model(
-            arguments.target,
-            out,
-            count=500 if arguments.count is None else arguments.count,
-            seed=arguments.seed,
-            device=arguments.device,
-            dtype=getattr(torch, arguments.dtype),
-            settings=arguments.settings,
-            scorer=scorer,
-            distractors=distractors,
-            ranks=ranks,
-        )
-    _print_from(ranks, f"{table}\nwrote {out / 'report.md'}, report.json and sheets")
-    return 0
-
-
-def _evaluate_sets(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from impasto.evaluation.sets import evaluate_sets
-
-    out = Path(arguments.out)
-    ranks, extractor, options, scorer = _measuring(arguments)
-    with progress_bars() as progress:
-        table = evaluate_sets(arguments.target, extractor, out, options, progress, scorer, ranks)
-    _print_from(ranks, f"{table}\nwrote {out / 'report.html'}, report.md, report.json and sheets")
-    return 0
-
-
-def _evaluate_protocol(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    import torch
-
-    from impasto.evaluation.protocols import ProtocolOptions, evaluate_protocol
-
-    if arguments.reference is None:
-        raise ConfigError(f"--protocol {arguments.protocol} needs --reference DIR, the real pictures")
-    for name in ("count", "batch_size"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value} should be at least 1")
-    out = Path(arguments.out)
-    ranks, extractor, sets, scorer = _measuring(arguments)
-    options = ProtocolOptions(
-        name=arguments.protocol,
-        target=arguments.target,
-        sets=sets,
-        command=arguments.command,
-        captions=Path(arguments.captions) if arguments.captions else None,
-        own_references=arguments.own_references,
-        count=arguments.count,
-        batch=arguments.batch_size or 32,
-        dtype=getattr(torch, arguments.dtype),
-    )
-    with progress_bars() as progress:
-        table = evaluate_protocol(options, extractor, out, progress, scorer, ranks)
-    _print_from(ranks, f"{table}\nwrote {out}: reports, sheets, and the pictures that were drawn")
-    return 0
-
-
-def _evaluate_compbench(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from impasto.config import override
-    from impasto.evaluation.compbench import CompBenchOptions, evaluate_compbench
-    from impasto.evaluation.pictures import holds_pictures
-
-    if arguments.target is None or not holds_pictures(Path(arguments.target)):
-        raise ConfigError("--protocol compbench takes a folder of PNG pictures that say their prompts")
-    if arguments.reference is not None:
-        raise ConfigError("--protocol compbench has no --reference")
-    categories = [value for value in arguments.settings if value.startswith("category=")]
-    if not categories:
-        raise ConfigError("--protocol compbench needs --set category=color, shape, texture, spatial ...")
-    options = override(CompBenchOptions(category="non_spatial"), arguments.settings)
-    scorer, _ = _scorer(arguments)
-    with progress_bars() as progress:
-        line = evaluate_compbench(
-            Path(arguments.target),
-            Path(arguments.out),
-            options,
-            clip=scorer,
-            device=usable_device(arguments.device),
-            made_with=_training_networks(arguments.made_by),
-            progress=progress,
-        )
-    print(line, end="")
-    return 0
-
-
-def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
-    """This process among its ranks, the extractor, the options of sets, the scorer or None."""
-    from dataclasses import replace
-    from pathlib import Path
-
-    from impasto.evaluation.sets import SetOptions
-    from impasto.metrics.extractors import load_extractor
-    from impasto.metrics.feature_cache import default_cache
-    from impasto.metrics.features import EXTRACTOR
-
-    ranks = ranks_of(arguments)
-    cache = Path(arguments.cache) if arguments.cache else default_cache()
-    options = SetOptions(
-        reference=arguments.reference,
-        training=arguments.training,
-        side=arguments.resize,
-        allow_small=arguments.allow_small,
-        seed=arguments.seed,
-        cache=None if arguments.no_cache else cache,
-        training_networks=_training_networks(arguments.made_by),
-    )
-    scorer, distractors = _scorer(arguments)
-    extractor = load_extractor(arguments.extractor or EXTRACTOR, arguments.device)
-    return ranks, extractor, replace(options, distractors=distractors), scorer
-
-
-def _print_from(ranks: Any, text: str) -> None:
-    if ranks.is_main:
-        print(text)
-    ranks.close()
-
-
-def _scorer(arguments: argparse.Namespace) -> tuple[Any, int]:
-    """The scorer asked for, None for none, and the number of distractors."""
-    from impasto.metrics.alignment import DISTRACTORS, load_scorer
-
-    if arguments.scorer is None:
-        for name in ("prompt_prefix", "distractors"):
-            if getattr(arguments, name) is not None:
-                raise ConfigError(f"--{name.replace('_', '-')} means something only with --scorer SPEC")
-        return None, DISTRACTORS
-    count = DISTRACTORS if arguments.distractors is None else arguments.distractors
-    if count < 1:
-        raise ConfigError(f"--distractors {count} should be at least 1")
-    device = usable_device(arguments.device)
-    return load_scorer(arguments.scorer, arguments.prompt_prefix or "", device), count
-
-
-def _training_networks(model: str | None) -> dict[str, str] | None:
-    from impasto.loading import describe
-
-    return None if model is None else describe(model, []).provenance.get("training_networks", {})
-
-
-def _refuse_without_protocol(arguments: argparse.Namespace) -> None:
-    for name in ("captions", "own_references", "batch_size"):
-        if getattr(arguments, name):
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option} means something only with another --protocol than scenes")
-
-
-def _refuse_without_reference(arguments: argparse.Namespace) -> None:
-    """An option that would do nothing is a mistake."""
-    asked = {
-        "--training": arguments.training,
-        "--extractor": arguments.extractor,
-        "--resize": arguments.resize,
-        "--allow-small": arguments.allow_small or None,
-        "--cache": arguments.cache,
-        "--made-by": arguments.made_by,
-    }
-    for name, value in asked.items():
-        if value is not None:
-            raise ConfigError(f"{name} means something only with --reference DIR")

@@ -13,13 +13,21 @@ import torch.nn.functional as F
 
 import impasto
 from impasto.config import ConfigError, to_dict
+from impasto.evaluation.compbench_files import (
+    Rows,
+    depth_of,
+    detections_of,
+    read_objects,
+    read_rows,
+    row_of,
+)
+from impasto.metrics import compbench_plus as plus
 from impasto.metrics.alignment import Scorer
 from impasto.metrics.caption_lists import read_captions
 from impasto.metrics.compbench import (
     OFFICIAL_DETECTOR,
     SPATIAL_COMMIT,
     VQA_COMMIT,
-    Detection,
     Variant,
     attribute_score,
     complex_score,
@@ -29,6 +37,7 @@ from impasto.metrics.compbench import (
 )
 from impasto.metrics.features import refuse_training_networks
 from impasto.metrics.intervals import bootstrap, prompt_means
+from impasto.metrics.parses import Parser
 from impasto.metrics.picture_sets import prepare
 from impasto.metrics.picture_sources import PictureFolder
 from impasto.pictures import from_images
@@ -39,22 +48,43 @@ ATTRIBUTES = ("color", "shape", "texture")
 PARTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(ATTRIBUTES, ("vqa",)),
     "spatial": ("spatial",),
+    "3d_spatial": ("depth",),
+    "numeracy": ("numeracy",),
     "non_spatial": ("clip",),
     "complex": ("vqa", "spatial", "clip"),
 }
-Rows = dict[str, Any]
+NEEDS = {
+    "vqa": ("vqa",),
+    "spatial": ("detections", "detector"),
+    "depth": ("detections", "detector", "depth", "depth_model"),
+    "numeracy": ("detections", "detector", "objects"),
+    "clip": (),
+}
+# {part: (what has to be supplied for the evaluator's own number, its commit)}
+OFFICIAL = {
+    "spatial": ({"detector": OFFICIAL_DETECTOR}, SPATIAL_COMMIT),
+    "depth": ({"detector": plus.OFFICIAL_DETECTOR, "depth_model": plus.OFFICIAL_DEPTH}, plus.DEPTH_COMMIT),
+    "numeracy": ({"detector": plus.OFFICIAL_DETECTOR}, plus.NUMERACY_COMMIT),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompBenchOptions:
     """Files of JSON lines: `parses` {"prompt", "chunks": noun chunks, "objects": two names or null,
     "without_adjectives": the prompt without them}; `detections` {"picture": file name, "objects": [{"label",
-    "score", "box"}]}, of the detector `detector`. `vqa`: directory of BLIP. `spatial_prompts`,
-    `action_prompts`: the lists of the category complex."""
+    "score", "box"}]}, of the detector `detector`. `spacy`: a pipeline that parses, in place of `parses`.
+    `vqa`: directory of BLIP. `depth`: folder of maps, of the network `depth_model`. `objects`: the list of
+    singulars and plurals. `spatial_prompts`, `action_prompts`: the lists of the category complex."""
 
-    category: Literal["color", "shape", "texture", "spatial", "non_spatial", "complex"]
+    category: Literal[
+        "color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex"
+    ]
     variant: Variant = "official"
     parses: str = ""
+    spacy: str = ""
+    depth: str = ""
+    depth_model: str = ""
+    objects: str = ""
     vqa: str = ""
     detections: str = ""
     detector: str = ""
@@ -62,9 +92,12 @@ class CompBenchOptions:
     action_prompts: str = ""
 
     def __post_init__(self) -> None:
-        needed = ["parses"] if self.category != "non_spatial" else []
+        if self.parses and self.spacy:
+            raise ConfigError("give parses= or spacy=, not both")
+        parsed = self.category in ("non_spatial", "numeracy") or self.spacy
+        needed = [] if parsed else ["parses"]
         for part in PARTS[self.category]:
-            needed += {"vqa": ["vqa"], "spatial": ["detections", "detector"], "clip": []}[part]
+            needed += NEEDS[part]
         if self.category == "complex":
             needed += ["spatial_prompts", "action_prompts"]
         missing = next((name for name in needed if not getattr(self, name)), None)
@@ -94,13 +127,7 @@ def evaluate_compbench(
     for name, network in (("BLIP", blip), ("CLIP", clip)):
         if network is not None:
             refuse_training_networks(name, network, used)
-    parses = _read_rows(options.parses, "prompt") if options.parses else {}
-    detections = _read_rows(options.detections, "picture") if options.detections else {}
-    lists = [
-        read_captions(Path(name)).captions
-        for name in (options.spatial_prompts, options.action_prompts)
-        if name
-    ]
+    given = _Given(options)
     scored: list[Rows] = []
     for index, name in enumerate(source.names):
         progress("pictures", index, len(source))
@@ -110,24 +137,55 @@ def evaluate_compbench(
                 f"{folder / name} does not say its prompt: in its metadata, or in a .txt beside it"
             )
         image = from_images([prepare(stored.data, name, None)[0]])
-        parse = _row(parses, stored.prompt, options.parses) if options.parses else {}
-        found: Rows = {"picture": name, "prompt": stored.prompt}
+        parse = given.parse(stored.prompt)
+        found: Rows = {"picture": name, "prompt": stored.prompt, **given.by_boxes(name, stored.prompt, parse)}
         if blip is not None:
             asked = questions(parse.get("chunks", []), options.variant)
             found["vqa"] = attribute_score(blip.answer(image, asked), options.variant)
-        if "spatial" in parts:
-            objects = parse.get("objects")
-            boxes = _detections(_row(detections, name, options.detections), options.detections)
-            found["spatial"] = spatial_score(
-                stored.prompt, tuple(objects) if objects else None, boxes, options.variant
-            )
         if clip is not None:
             text = parse.get("without_adjectives", stored.prompt)
             cosine = F.cosine_similarity(clip.features(image), clip.embed_prompts([text]))
             found["clip"] = float(cosine)
-        found["score"] = _total(found, options, lists)
+        found["score"] = _total(found, options, given.lists)
         scored.append(found)
-    return _report(folder, out, options, scored, {"blip": blip, "clip": clip})
+    return _report(folder, out, options, scored, given, {"blip": blip, "clip": clip})
+
+
+class _Given:
+    """What the user supplied, read once."""
+
+    def __init__(self, options: CompBenchOptions) -> None:
+        self.options = options
+        self.parser = Parser(options.spacy) if options.spacy else None
+        self.parses = read_rows(options.parses, "prompt") if options.parses else {}
+        self.detections = read_rows(options.detections, "picture") if options.detections else {}
+        self.objects = read_objects(options.objects) if options.objects else {}
+        files = (options.spatial_prompts, options.action_prompts)
+        self.lists = [read_captions(Path(name)).captions for name in files if name]
+
+    def parse(self, prompt: str) -> Rows:
+        if self.parser is not None:
+            return self.parser(prompt)
+        return row_of(self.parses, prompt, self.options.parses) if self.options.parses else {}
+
+    def by_boxes(self, picture: str, prompt: str, parse: Rows) -> Rows:
+        """The scores that rest on detections, by part."""
+        options = self.options
+        found: Rows = {}
+        parts = [part for part in PARTS[options.category] if part in OFFICIAL]
+        if not parts:
+            return {}
+        row = row_of(self.detections, picture, options.detections)
+        boxes, objects = detections_of(row, options.detections), parse.get("objects")
+        pair = (objects[0], objects[1]) if objects else None
+        if "spatial" in parts:
+            found["spatial"] = spatial_score(prompt, pair, boxes, options.variant)
+        if "depth" in parts:
+            depth = depth_of(Path(options.depth), picture)
+            found["depth"] = plus.depth_score(prompt, pair, boxes, depth, options.variant)
+        if "numeracy" in parts:
+            found["numeracy"] = plus.numeracy_score(plus.counted_objects(prompt, self.objects), boxes)
+        return found
 
 
 def _total(found: Rows, options: CompBenchOptions, lists: list[tuple[str, ...]]) -> float | None:
@@ -140,11 +198,16 @@ def _total(found: Rows, options: CompBenchOptions, lists: list[tuple[str, ...]])
 
 
 def _report(
-    folder: Path, out: Path, options: CompBenchOptions, scored: list[Rows], networks: Mapping[str, Any]
+    folder: Path,
+    out: Path,
+    options: CompBenchOptions,
+    scored: list[Rows],
+    given: _Given,
+    networks: Mapping[str, Any],
 ) -> str:
     judged = [row for row in scored if row["score"] is not None]
     if not judged:
-        raise ConfigError(f"no prompt of {folder} gives a question to ask")
+        raise ConfigError(f"no prompt of {folder} asks for anything that {options.category} judges")
     estimate = bootstrap(prompt_means([row["score"] for row in judged], [row["prompt"] for row in judged]))
     prompts = len({row["prompt"] for row in judged})
     document = {
@@ -152,6 +215,7 @@ def _report(
         "version": impasto.__version__,
         "source": source_of(options),
         "options": to_dict(options),
+        "parser": given.parser.told if given.parser is not None else None,
         "networks": {
             name: {"sha256": network.fingerprint, "weights": dict(network.networks)}
             for name, network in networks.items()
@@ -174,42 +238,13 @@ def _report(
 
 def source_of(options: CompBenchOptions) -> str:
     """Whose number it is: the evaluator's own only with its detector's outputs and its formula."""
-    if "spatial" in PARTS[options.category] and options.detector != OFFICIAL_DETECTOR:
-        return f"substitute:{options.detector}, {options.variant} formulas"
+    for part in set(PARTS[options.category]) & OFFICIAL.keys():
+        networks, commit = OFFICIAL[part]
+        given = {name: getattr(options, name) for name in networks}
+        if given != networks:
+            return f"substitute:{'+'.join(given.values())}, {options.variant} formulas"
+        if options.variant == "official":
+            return f"official@{commit[:7]}"
     if options.variant != "official":
         return f"{options.variant} formulas"
-    if "spatial" in PARTS[options.category]:
-        return f"official@{SPATIAL_COMMIT[:7]}"
     return f"formula of {VQA_COMMIT[:7]}, networks through transformers"
-
-
-def _read_rows(name: str, key: str) -> dict[str, Rows]:
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"{name}: no such file")
-    rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            rows[str(row[key])] = row
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{name}: line {number} is no JSON object with '{key}'") from None
-    return rows
-
-
-def _row(rows: Mapping[str, Rows], key: str, file: str) -> Rows:
-    if key not in rows:
-        raise ConfigError(f"{file} says nothing of '{key}'")
-    return rows[key]
-
-
-def _detections(row: Rows, file: str) -> list[Detection]:
-    found = []
-    try:
-        for one in row["objects"]:
-            left, top, right, bottom = map(float, one["box"])
-            found.append(Detection(str(one["label"]), float(one["score"]), (left, top, right, bottom)))
-    except (KeyError, TypeError, ValueError):
-        picture = row["picture"]
-        raise ConfigError(f"{file}: '{picture}' should list objects with label, score and box") from None
-    return found

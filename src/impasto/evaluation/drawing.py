@@ -7,8 +7,9 @@ import json
 import shlex
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import impasto
@@ -31,16 +32,24 @@ def draw_with_model(
     seed: int = 0,
     batch: int = 32,
     dtype: Any = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any]:
-    """Write 000000.png ... for the prompts, picture n with noise stream seed + n, and return what made them.
-    Batches are the same however often the work was cut short, and on however many ranks. Raises ConfigError
-    where the folder holds another drawing."""
-    made = {"model": identity(name), "seed": seed, "batch": batch, "dtype": str(dtype).removeprefix("torch.")}
+    """Write 000000.png ... for the prompts, picture n with noise stream seed + n and `options` of the model's
+    `generate`, and return what made them. Batches are the same however often the work was cut short, and on
+    however many ranks. Raises ConfigError where the folder holds another drawing."""
+    made: dict[str, Any] = {
+        "model": identity(name),
+        "seed": seed,
+        "batch": batch,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    if options:
+        made["options"] = dict(options)
     _claim(folder, prompts, made, ranks)
     draw_folder(
         lambda: impasto.load(name).to(ranks.device, dtype),
-        [Order(prompt, seed + number) for number, prompt in enumerate(prompts)],
+        [Order(prompt, seed + number, options) for number, prompt in enumerate(prompts)],
         folder,
         ranks=ranks,
         batch_size=batch,

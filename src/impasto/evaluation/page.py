@@ -105,6 +105,10 @@ def remarks(document: dict[str, Any]) -> list[str]:
             "from measuring with one of them (--made-by MODEL would)"
         )
     if "alignment" in document:
+        given = document["sets"]["pictures"]
+        if given["with_prompts"] < given["count"]:
+            silent = given["count"] - given["with_prompts"]
+            told.append(f"{silent:,} of {given['count']:,} pictures say no prompt: not part of the alignment")
         told += alignment_remarks(document["alignment"])
     if "without_diversity" in document["results"]:
         told.append(f"Diversity is not measured: {document['results']['without_diversity']}")
@@ -164,6 +168,24 @@ def _published_html(document: dict[str, Any]) -> str:
     cells = _html_rows(rows)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in PUBLISHED_HEAD)
     return f"<p>{html.escape(NOT_COMPARABLE)}.</p><table><tr>{head}</tr>{cells}</table>"
+
+
+def html_tables(markdown: str) -> str:
+    """HTML of text in lines and of tables in Markdown."""
+    parts: list[str] = []
+    rows: list[list[str]] = []
+    for line in [*markdown.splitlines(), ""]:
+        if line.startswith("|"):
+            if not line.startswith("|---"):
+                rows.append([cell.strip() for cell in line.strip("|").split("|")])
+            continue
+        if rows:
+            head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
+            parts.append(f"<table><tr>{head}</tr>{_html_rows(rows[1:])}</table>")
+            rows = []
+        if line:
+            parts.append(f"<p>{html.escape(line)}</p>")
+    return "".join(parts)
 
 
 def html_report(title: str, document: dict[str, Any], sheets: dict[str, Sheet], curves: str = "") -> str:

@@ -8,7 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from impasto.config import ConfigError
+from impasto.data.records import BadSampleError, Faults
 from impasto.data.scenes import parse_prompt
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
 from impasto.metrics.features import refuse_training_networks
@@ -27,15 +30,17 @@ def evaluate_pictures(
     folder: Path, out: Path, *, scorer: Scorer | None = None, distractors: int = DISTRACTORS, seed: int = 0
 ) -> str:
     """Score pictures that carry their prompt, as `impasto generate` writes them: with the oracle where all
-    prompts are captions of scenes, with a scorer where one is given. Other pictures are left out; raises
-    ConfigError where none has a prompt, or where neither can score them."""
+    prompts are captions of scenes, with a scorer where one is given. Pictures that say no prompt or cannot be
+    read are left out and counted; raises ConfigError where that leaves none, or where neither can score
+    them."""
     source = PictureFolder(folder)
-    found = [stored for stored in map(source.read, range(len(source))) if stored.prompt is not None]
-    if not found:
-        raise ConfigError(f"no picture in {folder} says what its prompt was; use those of `impasto generate`")
-    pictures = [prepare(stored.data, stored.name, None)[0] for stored in found]
-    prompts = [str(stored.prompt) for stored in found]
-    document: dict[str, Any] = {"pictures": str(folder), "protocol": "scenes"}
+    pictures, prompts, left_out = _readable(source)
+    if not pictures:
+        raise ConfigError(
+            f"no picture in {folder} can be read and says its prompt ({left_out.summary()}); use those of "
+            f"`impasto generate`"
+        )
+    document: dict[str, Any] = {"pictures": str(folder), "protocol": "scenes", "skipped": left_out.files()}
     text = ""
     strange = _no_caption_of_scenes(prompts)
     if strange is None:
@@ -52,9 +57,29 @@ def evaluate_pictures(
         sets = {"pictures": (scorer.embed_pictures(pictures), prompts)}
         document["alignment"] = alignment_results(scorer, sets, distractors=distractors, seed=seed)
         text += "\n" * bool(text) + alignment_table(document["alignment"])
+    if len(left_out):
+        text += f"Left out: {left_out.summary()}.\n"
     atomic_write_text(out / "report.json", json.dumps(document, indent=2) + "\n")
     atomic_write_text(out / "report.md", f"# {folder.name} on its prompts\n\n{text}")
     return text
+
+
+def _readable(source: PictureFolder) -> tuple[list[Image.Image], list[str], Faults]:
+    """Pictures, their prompts, and what was left out by its reason."""
+    pictures, prompts, left_out = [], [], Faults()
+    for index in range(len(source)):
+        try:
+            stored = source.read(index)
+            picture = prepare(stored.data, stored.name, None)[0]
+        except BadSampleError as bad:
+            left_out.add(bad.reason, bad.name)
+            continue
+        if stored.prompt is None:
+            left_out.add("no prompt", stored.name)
+            continue
+        pictures.append(picture)
+        prompts.append(stored.prompt)
+    return pictures, prompts, left_out
 
 
 def _no_caption_of_scenes(prompts: Sequence[str]) -> str | None:

@@ -4,7 +4,7 @@ folder, and a report on them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ PICTURES = "pictures"  # in the folder of the report
 @dataclass(frozen=True, kw_only=True)
 class ProtocolOptions:
     """`target`: a model or a folder of pictures, None with a `command` that writes them. `sets`: how the sets
-    are measured; its `reference` names the real pictures, its `side` None stands for the protocol's."""
+    are measured; its `reference` names the real pictures, its `side` None stands for the protocol's.
+    `drawing`: options of the model's `generate`."""
 
     name: str
     target: str | None
@@ -40,6 +41,7 @@ class ProtocolOptions:
     count: int | None = None
     batch: int = 32
     dtype: Any = None
+    drawing: Mapping[str, Any] = field(default_factory=dict)
 
 
 def evaluate_protocol(
@@ -85,7 +87,7 @@ def evaluate_protocol(
             reference=plan.reference,
             side=options.sets.side or PROTOCOLS[options.name].side,
             preset=preset,
-            run=run_of(Path(options.target)) if options.target and _is_model(options.target) else None,
+            run=run_of(Path(options.target)) if options.target and is_model(options.target) else None,
             training_networks=known,
         )
         table = evaluate_sets(pictures, extractor, place, sets, progress, scorer, ranks)
@@ -108,7 +110,7 @@ def _pictures(
     if options.command is not None:
         return str(folder), draw_with_command(options.command, plan.prompts, folder, ranks=ranks, seed=seed)
     assert options.target is not None
-    if not _is_model(options.target):
+    if not is_model(options.target):
         source = options.target
         if plan.part and (Path(source) / plan.part).is_dir():
             source = str(Path(source) / plan.part)
@@ -122,18 +124,20 @@ def _pictures(
         seed=seed,
         batch=options.batch,
         dtype=options.dtype,
+        options=options.drawing,
         progress=progress,
     )
     return str(folder), made
 
 
-def _is_model(target: str) -> bool:
+def is_model(target: str) -> bool:
+    """Whether what is evaluated is a model, by its directory or name, and no folder of pictures."""
     path = Path(target)
     return is_model_directory(path) or not path.exists()
 
 
 def _training_networks(options: ProtocolOptions) -> Mapping[str, str] | None:
-    if options.target is None or not _is_model(options.target):
+    if options.target is None or not is_model(options.target):
         return options.sets.training_networks
     found = describe(options.target, [])
     if options.sets.training_networks is not None:

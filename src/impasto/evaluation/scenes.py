@@ -2,9 +2,10 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from rich.console import Console
 import impasto
 from impasto.config import from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions
+from impasto.evaluation.model_card import model_card
 from impasto.evaluation.scene_sheets import SET_TITLES, scene_sheets, write_page
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
 from impasto.metrics.features import (
@@ -35,7 +37,6 @@ from impasto.metrics.scenes import (
 from impasto.pictures import save_png
 from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
-from impasto.runtime.lineage import images_before, lineage
 from impasto.runtime.model_directory import is_model_directory
 from impasto.runtime.report import run_of
 from impasto.vision.efficientnet import ImageFeatures
@@ -55,22 +56,25 @@ def evaluate_model(
     scorer: Scorer | None = None,
     distractors: int = DISTRACTORS,
     ranks: Ranks | None = None,
+    drawing: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """Run the scenes protocol and write report.json, report.md and sheets; returns the table. Several ranks
-    share the drawing and the describing; the main one writes."""
+    """Run the scenes protocol and write report.json, report.md and sheets; returns the table. `drawing`:
+    options of the model's `generate`, for the untrained network too. Several ranks share the drawing and the
+    describing; the main one writes."""
     ranks = ranks or Ranks()
     pipe = impasto.load(name).to(device, dtype)
     extractor = reporting_features(pipe.provenance)
     if scorer is not None:
         refuse_training_networks(scorer.name, scorer, pipe.provenance.get("training_networks", {}))
     blank = type(pipe).untrained(pipe.config, name=pipe.name).to(device, dtype)
+    painters = {MODEL: _painter(pipe, ranks, drawing), UNTRAINED: _painter(blank, ranks, drawing)}
     trained_on = pipe.provenance.get("data", {}).get("scenes")
     options = from_dict(SceneOptions, trained_on) if trained_on else SceneOptions()
     options = override(options, list(settings))
     console = Console(stderr=True)
     with console.status("scoring") as status:
         report = evaluate_scenes(
-            {MODEL: _painter(pipe, ranks), UNTRAINED: _painter(blank, ranks)},
+            painters,
             options,
             resolution=pipe.config.resolution,
             count=count,
@@ -80,7 +84,7 @@ def evaluate_model(
     captions = _captions(pipe, report, options, ranks)
     frechet = _frechet(extractor, report)
     alignment = _alignment(scorer, report, options, distractors) if scorer is not None else None
-    sheets = scene_sheets(report, _painter(pipe, ranks))
+    sheets = scene_sheets(report, painters)
     document = {
         "model": pipe.name,
         "version": impasto.__version__,
@@ -90,6 +94,7 @@ def evaluate_model(
         "options": to_dict(options),
         "count": count,
         "seed": seed,
+        "drawing": dict(drawing),
         "dtype": str(dtype).removeprefix("torch."),
         "scores": {
             group: {painter: asdict(score) for painter, score in rows.items()}
@@ -128,53 +133,6 @@ def _write(
     run = run_of(Path(name)) if is_model_directory(Path(name)) else None
     write_page(f"{pipe.name} on scenes", table, list(sheets.values()), run, out)
     atomic_write_text(out / "model-card.md", model_card(pipe, options, table))
-
-
-def model_card(pipe: Any, options: SceneOptions, table: str) -> str:
-    """README.md for the model's folder: what it is, how it came to be, what it scores, what it cannot do."""
-    told = pipe.provenance
-    networks = ", ".join(
-        f"{role} `{digest[:12]}`" for role, digest in told.get("training_networks", {}).items()
-    )
-    dataset, earlier = told.get("data", {}).get("dataset"), images_before(told)
-    foreign = any("dataset" in one.get("data", {}) or "file" in one for one in lineage(told))
-    facts = [
-        pipe.summary(),
-        f"Trained with the run `{told.get('preset', 'unknown')}` of impasto {impasto.__version__} on "
-        f"{told.get('images_seen', 0):,} "
-        + (_dataset_fact(dataset) if dataset else _scenes_fact(options))
-        + (f" Before that, {earlier:,} in earlier runs." if earlier else ""),
-        f"Other networks used in training, by hash: {networks or 'none'}.",
-        "Licence: what the licences of the training pictures allow; impasto does not know them."
-        if foreign
-        else "Licence: Apache-2.0. The training pictures were drawn by a program, nobody's work is in them.",
-    ]
-    use = f'    import impasto\n    impasto.load("{pipe.name}")("a red circle", num_images=4)'
-    limits = (
-        "It knows the words and shapes of its captions only; anything else gives a picture of nothing in "
-        "particular."
-    )
-    if not foreign:
-        limits += " It has seen no photograph, no person and no text."
-    parts = [f"# {pipe.name}", *facts, use, "## Measured", table.strip(), "## Limits", limits]
-    return "\n\n".join(parts) + "\n"
-
-
-def _scenes_fact(options: SceneOptions) -> str:
-    return (
-        f"drawings of impasto's scenes and their captions: "
-        f"coloured shapes, up to {options.max_objects} in a picture, "
-        + ("in the middle where it is alone, " if options.lone_spread == 0 else "")
-        + f"{'with' if options.textures else 'without'} textures, "
-        f"captions in {' and '.join(dict.fromkeys(options.languages))}."
-    )
-
-
-def _dataset_fact(dataset: dict[str, Any]) -> str:
-    return (
-        f"samples of a set of {dataset['samples']:,} pictures with captions ({dataset['format']}, "
-        f"fingerprint {dataset['fingerprint'][:12]}). The scenes below are not what it was trained on."
-    )
 
 
 def scene_table(report: SceneReport) -> str:
@@ -283,7 +241,7 @@ def _frechet_line(frechet: dict[str, Any]) -> str:
     )
 
 
-def _painter(pipe: Any, ranks: Ranks) -> Painter:
+def _painter(pipe: Any, ranks: Ranks, drawing: Mapping[str, Any]) -> Painter:
     """Every prompt has noise of its own. All ranks paint a share and have all pictures."""
 
     def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
@@ -298,6 +256,7 @@ def _painter(pipe: Any, ranks: Ranks) -> Painter:
                     [prompts[index] for index in chosen],
                     seed=[seeds[index] for index in chosen],
                     batch_size=32,
+                    **drawing,
                 )
             return drawn.pictures()
 

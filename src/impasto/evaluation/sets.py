@@ -101,7 +101,7 @@ def evaluate_sets(
     if options.preset is not None:
         document["preset"] = dict(options.preset)
     table = result_table(document)
-    sheets = set_sheets(members, comparison, seed=options.seed, side=options.side)
+    sheets = set_sheets(members, comparison, seed=options.seed, side=options.side, scorer=scorer)
     for name, (_, sheet) in sheets.items():
         save_png(sheet, out / f"{name}.png")
     curves = charts(options.run) if options.run else ""

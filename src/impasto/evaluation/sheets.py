@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 
 from impasto.evaluation.page import Sheet
+from impasto.metrics.alignment import Scorer
 from impasto.metrics.comparison import Comparison
 from impasto.metrics.picture_sets import SetFeatures, prepare
 from impasto.metrics.picture_sources import PictureSet
@@ -31,9 +33,14 @@ class Member:
 
 
 def set_sheets(
-    members: dict[str, Member], comparison: Comparison, *, seed: int, side: int | None
+    members: dict[str, Member],
+    comparison: Comparison,
+    *,
+    seed: int,
+    side: int | None,
+    scorer: Scorer | None = None,
 ) -> dict[str, Sheet]:
-    """Contact sheets by file name, each with what it is."""
+    """Contact sheets by file name, each with what it is; with a scorer also one of pictures with prompts."""
     rng = np.random.default_rng(seed)
     pictures, reference = members["pictures"], members["reference"]
 
@@ -70,6 +77,9 @@ def set_sheets(
     for name, words, picked in (("worst", "furthest from", far.flip(0)), ("best", "nearest to", far)):
         title = f"{name.capitalize()}, picked: the pictures {words} any reference picture in features"
         sheets[name] = (title, contact_sheet([cells(pictures, picked[:SHOWN].tolist())], cell=CELL))
+    if scorer is not None and any(pictures.found.prompts[row] is not None for row in shown):
+        words = f"Random, as above: each with its prompt, and their cosine by {scorer.name}"
+        sheets["prompts"] = words, _with_prompts(pictures, shown, scorer, side)
     copied = comparison.copies
     if copied is not None:
         order, neighbours = copied.order[:SHOWN].tolist(), copied.neighbour[:SHOWN].tolist()
@@ -77,6 +87,14 @@ def set_sheets(
         title = "Closest pairs: the pictures nearest to a training picture, and that training picture below"
         sheets["closest"] = (title, contact_sheet(closest, ("pictures", "training pictures"), cell=CELL))
     return sheets
+
+
+def _with_prompts(pictures: Member, rows: list[int], scorer: Scorer, side: int | None) -> Image.Image:
+    told = [(row, prompt) for row in rows if (prompt := pictures.found.prompts[row]) is not None]
+    images, prompts = [pictures.image(row, side) for row, _ in told], [prompt for _, prompt in told]
+    cosines = torch.cosine_similarity(scorer.embed_pictures(images), scorer.embed_prompts(prompts)).tolist()
+    labels = [f"{cosine:.2f} {prompt}" for cosine, prompt in zip(cosines, prompts, strict=True)]
+    return contact_sheet([[_cell(image)] for image in images], labels, cell=CELL)
 
 
 def _cell(image: Image.Image) -> Image.Image:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from impasto.config import ConfigError
-from impasto.evaluation.page import result_rows
+from impasto.evaluation.page import TABLE_STYLE, html_tables, result_rows
 from impasto.evaluation.sets import PROTOCOL
 from impasto.metrics.intervals import Estimate
 from impasto.runtime.files import atomic_write_text
+from impasto.runtime.report import embedded, page
 
-SCENES = "scenes"
-OPTIONAL = "sets.training.content_sha256"  # may be missing: copies are then not measured
+SCENES, ABSENT = "scenes", "not measured"
+TRAINING, SCORER = "sets.training.content_sha256", "alignment.scorer"
+OPTIONAL = (TRAINING, SCORER)  # may be missing: copies, or alignment, are then not measured
+SHEETS = {True: ("painters",), False: ("random", "prompts")}  # of reports on scenes, on sets
 AS_RESIZED = "sets.pictures.size"  # may differ where all are resized to one side
 # Of reports of models on scenes, likewise.
 SCENES_MUST_AGREE = {
@@ -35,13 +41,15 @@ MUST_AGREE = {
     "sets.pictures.size": "the size of the pictures",
     "sets.reference.count": "the number of reference pictures",
     "sets.reference.content_sha256": "the reference",
-    OPTIONAL: "the training pictures",
+    TRAINING: "the training pictures",
+    SCORER: "the scorer",
 }
 
 
 def compare_reports(names: Sequence[str], out: Path | None = None) -> str:
-    """A table with a column for each report, also written to OUT/compare.md. Raises ConfigError for what is
-    no such report, and, naming the setting, for reports whose numbers are not comparable."""
+    """A table with a column for each report, also written to OUT/compare.md and, with the reports' sheets, to
+    OUT/compare.html. Raises ConfigError for what is no such report, and, naming the setting, for reports
+    whose numbers are not comparable."""
     if len(names) < 2:
         raise ConfigError("--compare needs two reports at least")
     reports = {name: read_report(name) for name in names}
@@ -59,7 +67,7 @@ def compare_reports(names: Sequence[str], out: Path | None = None) -> str:
             one, other = _at(first, path), _at(report, path)
             if one == other or (path == AS_RESIZED and first["preparation"]["resize"] is not None):
                 continue
-            if path == OPTIONAL and (one is None or other is None):
+            if path in OPTIONAL and (one is None or other is None):
                 continue
             raise ConfigError(
                 f"{first_name} and {name} are not comparable: {words} differs ({_short(one, other)})"
@@ -67,15 +75,29 @@ def compare_reports(names: Sequence[str], out: Path | None = None) -> str:
     told = scene_rows if on_scenes else result_rows
     rows = {name: {measure: value for measure, value, *_ in told(report)} for name, report in reports.items()}
     measures = dict.fromkeys(measure for values in rows.values() for measure in values)
-    lines = ["| measure | " + " | ".join(reports) + " |", "|---" * (len(reports) + 1) + "|"]
-    for measure in measures:
-        cells = (values.get(measure, "not measured") for values in rows.values())
-        lines.append(f"| {measure} | {' | '.join(cells)} |")
-    lines += ["", _shared_scenes(first) if on_scenes else _shared_sets(first)]
-    table = "\n".join(lines) + "\n"
+    cells = [["measure", *reports]]
+    cells += [[measure, *(values.get(measure, ABSENT) for values in rows.values())] for measure in measures]
+    shared = _shared_scenes(first) if on_scenes else _shared_sets(first)
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    lines.insert(1, "|---" * len(cells[0]) + "|")
+    table = "\n".join([*lines, "", shared]) + "\n"
     if out is not None:
         atomic_write_text(out / "compare.md", table)
+        atomic_write_text(out / "compare.html", _page(table, names, SHEETS[on_scenes]))
     return table
+
+
+def _page(table: str, names: Sequence[str], sheets: Sequence[str]) -> str:
+    """The table, and below it the sheets of each report that still has them: what the numbers are about."""
+    body = f"<h1>Side by side</h1>{html_tables(table)}"
+    for name in names:
+        body += f"<h2>{html.escape(name)}</h2>"
+        for sheet in sheets:
+            file = report_file(name).with_name(f"{sheet}.png")
+            if file.is_file():
+                with Image.open(file) as picture:
+                    body += f"<img src='{embedded(picture)}'>"
+    return page("Side by side", body, TABLE_STYLE)
 
 
 def scene_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -111,8 +133,7 @@ def _shared_sets(first: dict[str, Any]) -> str:
 
 def read_report(name: str) -> dict[str, Any]:
     """A report.json, or the folder with one. ConfigError, in one line, for anything else."""
-    path = Path(name)
-    path = path / "report.json" if path.is_dir() else path
+    path = report_file(name)
     if not path.is_file():
         raise ConfigError(f"{name}: no report.json there")
     try:
@@ -125,6 +146,11 @@ def read_report(name: str) -> dict[str, Any]:
             f"{path} is not a report of a model on scenes, nor of `impasto evaluate PICTURES --reference DIR`"
         )
     return document
+
+
+def report_file(name: str) -> Path:
+    path = Path(name)
+    return path / "report.json" if path.is_dir() else path
 
 
 def _at(document: dict[str, Any], path: str) -> Any:

@@ -49,6 +49,11 @@ class Scorer:
         self.name, self.model, self.prefix = spec.partition(":")[0], model, prefix
         self.fingerprint, self.networks = model.fingerprint, dict(model.networks)
         self.settings: Mapping[str, Any] = {"features": "image embedding, not normalised"}
+        told: Mapping[str, Any] = getattr(
+            model, "provenance", {}
+        )  # of a two-tower; of a CLIP nothing is known
+        self.retrieval: dict[str, Any] = told.get("retrieval", {})  # by the name of the set
+        self.knows_scenes = self.name == "two-tower" and "dataset" not in told.get("data", {})
 
     def features(self, images: Tensor) -> Tensor:
         with exact_inference(self.model.device):
@@ -89,7 +94,8 @@ class Scorer:
 
 
 def load_scorer(spec: str, prefix: str = "", device: torch.device | str = "cpu") -> Scorer:
-    """ "clip:DIRECTORY" or "two-tower:DIRECTORY". Raises as `load_image_text_model`."""
+    """ "clip:DIRECTORY", "two-tower:DIRECTORY" or "two-tower:NAME" of a shipped one. Raises as
+    `load_image_text_model`."""
     return Scorer(spec, load_image_text_model(spec).to(device), prefix)
 
 
@@ -158,10 +164,14 @@ def alignment_results(
         mixed = [prompts[int(other)] for other in order]
         moved = align(images, texts[torch.from_numpy(order)], mixed, distractors=distractors, seed=seed)
         rows[f"{name}, prompts shuffled"] = asdict(moved)
-    accuracy = None
-    if scorer.name == "two-tower":
-        accuracy = scorer_accuracy(scorer, options, resolution=resolution)
-    return {"scorer": scorer.told(), "accuracy": accuracy, "seed": seed, "rows": rows}
+    accuracy = scorer_accuracy(scorer, options, resolution=resolution) if scorer.knows_scenes else None
+    return {
+        "scorer": scorer.told(),
+        "accuracy": accuracy,
+        "retrieval": scorer.retrieval,
+        "seed": seed,
+        "rows": rows,
+    }
 
 
 def alignment_table(results: Mapping[str, Any]) -> str:
@@ -197,4 +207,17 @@ def alignment_remarks(results: Mapping[str, Any]) -> list[str]:
             f"real scenes of {accuracy['side']} px, and the scene of {accuracy['text_to_image']:.1%} of the "
             f"captions"
         )
+    told += [retrieval_sentence(name, found) for name, found in results.get("retrieval", {}).items()]
     return told
+
+
+def retrieval_sentence(name: str, found: Mapping[str, Any]) -> str:
+    """Of what `impasto.metrics.retrieval` measures; without a full stop."""
+    parts = []
+    for key, words in (("image_to_text", "its caption"), ("text_to_image", "a caption's picture")):
+        shares = ", ".join(
+            f"{value:.1%} {'first' if among == '1' else f'within {among}'}"
+            for among, value in found[key].items()
+        )
+        parts.append(f"{words} {shares}")
+    return f"The scorer itself finds among {found['pictures']} pictures, {name}: {'; '.join(parts)}"

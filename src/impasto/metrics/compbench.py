@@ -76,8 +76,8 @@ def position_score(place: str | None, first: Detection, second: Detection, varia
     }.get(place or "")
     if wanted is None or wanted[0] <= abs(wanted[1]):
         return 0.0
-    overlap = _overlap(first.box, second.box)
-    return 1.0 if overlap < OVERLAP else OVERLAP / overlap
+    shared = overlap(first.box, second.box)
+    return 1.0 if shared < OVERLAP else OVERLAP / shared
 
 
 def spatial_score(
@@ -129,7 +129,7 @@ def _centre(box: tuple[float, float, float, float], axis: int) -> float:
     return (box[axis] + box[axis + 2]) / 2
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
+def overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
     """Intersection over union; 0 for boxes without area."""
     width = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
     height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))

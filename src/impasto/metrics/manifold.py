@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from impasto.metrics.intervals import Estimate, bootstrap
-from impasto.metrics.sets import blocks, check_features, nearest
+from impasto.metrics.sets import check_features, nearest, squared_distances
 
 NEIGHBOURS = 5  # Naeem et al. 2020; Kynkaanniemi et al. 2019 take 3 for precision and recall
+ROUNDING = 1e-12  # of the largest squared length
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,15 @@ class Manifold:
 def manifold(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOURS) -> Manifold:
     """real [N, D], generated [M, D]. In blocks: memory grows with N + M. ValueError below k + 1 pictures."""
     real, generated = check_features(real, generated, least=neighbours + 1)
-    reach_of_real = nearest(real, real, neighbours, same=True)[0][:, -1]
-    reach_of_generated = nearest(generated, generated, neighbours, same=True)[0][:, -1]
-    held, among_generated, covered = [], [], []
-    for part, reach in zip(blocks(real, len(generated)), _like(reach_of_real, len(generated)), strict=True):
-        distances = torch.cdist(part, generated, compute_mode="donot_use_mm_for_euclid_dist")
-        inside = distances <= reach[:, None]
-        held.append(inside.sum(0))
+    reach_of_real, reach_of_generated = (_reach(features, neighbours) for features in (real, generated))
+    holding = torch.zeros(len(generated), dtype=torch.int64)
+    among_generated, covered, start = [], [], 0
+    for between in squared_distances(real, generated):
+        inside = between <= reach_of_real[start : start + len(between), None]
+        holding += inside.sum(0)
         covered.append(inside.any(1))
-        among_generated.append((distances <= reach_of_generated).any(1))
-    holding = torch.stack(held).sum(0)
+        among_generated.append((between <= reach_of_generated).any(1))
+        start += len(between)
     return Manifold(
         precision=_mean(holding > 0),
         recall=_mean(torch.cat(among_generated)),
@@ -48,9 +48,12 @@ def manifold(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOURS) -> M
     )
 
 
-def _like(values: Tensor, columns: int) -> list[Tensor]:
-    """Values [N] cut as `blocks` cuts N rows."""
-    return [part[:, 0] for part in blocks(values[:, None], columns)]
+def _reach(features: Tensor, neighbours: int) -> Tensor:
+    """Squared distance [N] of each row to its last neighbour, with room for rounding, so that a copy of that
+    neighbour is within it."""
+    distances, _ = nearest(features, features, neighbours, same=True)
+    largest = (features - features.mean(0)).square().sum(1).max()
+    return distances[:, -1].square() + ROUNDING * largest
 
 
 def _mean(values: Tensor) -> Estimate:

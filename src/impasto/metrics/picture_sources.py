@@ -28,8 +28,8 @@ class Stored(NamedTuple):
 
 
 class PictureSet(Protocol):
-    """Numbered pictures. `faults`: what was left out on opening; `fingerprint`: of the files' names, sizes
-    and times of modification, without reading them."""
+    """Numbered pictures. `faults`: what was left out on opening; `fingerprint`: of the folder, and of the
+    names, sizes and times of modification of pictures and texts, without reading them."""
 
     @property
     def source(self) -> str: ...
@@ -69,7 +69,8 @@ class PictureFolder:
 
     @property
     def fingerprint(self) -> str:
-        return _stat_digest(self.folder, self.names)
+        beside = [str(PurePosixPath(name).with_suffix(".txt")) for name in self.names]
+        return _stat_digest(self.folder, [*self.names, *beside])
 
     def training_networks(self) -> dict[str, str] | None:
         found: dict[str, str] | None = None  # {hash: role}
@@ -185,7 +186,7 @@ def _pictures_below(folder: Path) -> Iterator[str]:
 
 
 def _stat_digest(folder: Path, names: list[str]) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(os.fsencode(folder.resolve()) + b"\0")
     for name in names:
         try:
             stat = (folder / name).stat()

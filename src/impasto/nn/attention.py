@@ -4,6 +4,7 @@
 discriminator the squared one (safe under a gradient penalty), and the dot product is there for ablations.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from impasto.nn.precision import at_least_float32, without_autocast
 
 Distance = Literal["l2", "l2_squared", "dot"]
 SQUARED_DISTANCE_FLOOR = 1e-10  # below this a distance counts as zero, and has no gradient
+FAR = 1e30  # the squared distance of a key that does not count
 # Distances that are there at once where no gradient is wanted: 1 MiB, half of a core's usual cache; 1 GiB.
 CPU_BLOCK, DEVICE_BLOCK = 2**18, 2**28
 
@@ -73,17 +75,17 @@ def attend(
 
 
 def _attend_euclidean(q: Tensor, k: Tensor, v: Tensor, scale: float, key_mask: Tensor | None) -> Tensor:
-    dtype = at_least_float32(q)
+    dtype, tied = at_least_float32(q), q is k
     with without_autocast(q):
-        left, right = _distance_factors(q.to(dtype), k.to(dtype), scale)
-        floor = SQUARED_DISTANCE_FLOOR * scale**2
+        q, k = q.to(dtype), k.to(dtype)
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))):
-            return _attend_in_blocks(left, right, v, floor, q is k, key_mask)
+            return _attend_in_blocks(q, k, v, scale, tied, key_mask)
+        left, right = _distance_factors(q, k, scale)
         # Rebinding one name lets each large map be freed as soon as the next exists.
         x = left @ right
-        if q is k:  # tied: a point is at distance zero from itself, which the matmul only knows to rounding
+        if tied:  # a point is at distance zero from itself, which the matmul only knows to rounding
             x = x.masked_fill(torch.eye(q.shape[-2], dtype=torch.bool, device=q.device), 0.0)
-        x = x.clamp_min(floor).sqrt()
+        x = x.clamp_min(SQUARED_DISTANCE_FLOOR * scale**2).sqrt()
         if key_mask is not None:
             x = x.masked_fill(~key_mask[:, None, None, :], float("inf"))
         x = F.softmin(x, dim=-1)
@@ -91,27 +93,36 @@ def _attend_euclidean(q: Tensor, k: Tensor, v: Tensor, scale: float, key_mask: T
 
 
 def _attend_in_blocks(
-    left: Tensor, right: Tensor, v: Tensor, floor: float, tied: bool, key_mask: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, scale: float, tied: bool, key_mask: Tensor | None
 ) -> Tensor:
     """The same without gradients: so many heads, or rows of one, at a time that their distances stay in the
-    cache of a core (or in a small part of a GPU's memory), and in place."""
-    heads, (queries, keys) = left.shape[1], (left.shape[2], right.shape[3])
-    left, right, values = left.flatten(0, 1), right.flatten(0, 1), v.flatten(0, 1).contiguous()
+    cache of a core (or in a small part of a GPU's memory), and always in the same memory."""
+    heads, queries, keys = q.shape[1], q.shape[2], k.shape[2]
+    scale = scale / math.log(2)  # for powers of two, which a CPU has faster than those of e
+    left, right = (factor.flatten(0, 1) for factor in _distance_factors(q, k, scale))
+    values = v.flatten(0, 1).contiguous()
     out = torch.empty_like(values[:, :1].expand(-1, queries, -1))
     most = CPU_BLOCK if v.device.type == "cpu" else DEVICE_BLOCK
-    maps = max(1, most // (queries * keys))
+    maps = min(left.shape[0], max(1, most // (queries * keys)))
     rows = min(queries, max(1, most // keys))
     mask = None if key_mask is None else ~key_mask.repeat_interleave(heads, 0)[:, None]
+    # Rows of one map are a plain matrix: its matmul is faster than a batch of one.
+    squares, powers = left.new_empty(2, rows, keys) if maps == 1 else left.new_empty(2, maps, rows, keys)
     for first in range(0, left.shape[0], maps):
-        group = first if maps == 1 else slice(first, first + maps)  # a plain matmul is faster than one of one
+        group = first if maps == 1 else slice(first, first + maps)
         for start in range(0, queries, rows):
-            x = left[group, start : start + rows] @ right[group]
+            own = left[group, start : start + rows]
+            squared, x = squares[: own.shape[0]], powers[: own.shape[0]]
+            torch.matmul(own, right[group], out=squared)
             if tied:
-                x.diagonal(start, -2, -1).zero_()
-            x.clamp_min_(floor).sqrt_()
+                squared.diagonal(start, -2, -1).zero_()
+            squared.clamp_min_(SQUARED_DISTANCE_FLOOR * scale**2)
             if mask is not None:
-                x.masked_fill_(mask[group], float("inf"))
-            torch.sub(x.amin(-1, keepdim=True), x, out=x).exp_()  # a softmax, less its last division
-            attended = x.to(v.dtype) @ values[group]
-            out[group, start : start + rows] = attended / x.sum(-1, keepdim=True).to(v.dtype)
+                squared.masked_fill_(mask[group], FAR)
+            # A softmax of -sqrt(squared), less its last division. s / sqrt(s): the root of its own is slower.
+            torch.rsqrt(squared, out=x)
+            torch.addcmul(squared.amin(-1, keepdim=True).sqrt_(), squared, x, value=-1, out=x).exp2_()
+            attended = out[group, start : start + rows]
+            torch.matmul(x.to(v.dtype), values[group], out=attended)
+            attended.div_(x.sum(-1, keepdim=True))
     return out.unflatten(0, (-1, heads))

@@ -12,7 +12,8 @@ __all__ = ["ENCODERS", "TextEncoder", "TextFeatures", "load_encoder"]
 
 
 def load_encoder(name: str, **options: Any) -> TextEncoder:
-    """An encoder by name: "sentence" (all-MiniLM-L6-v2, offline), or "clip:DIRECTORY_OR_HUB_NAME".
+    """An encoder by name: "sentence" (all-MiniLM-L6-v2, offline), "sentence:standardized" (the same, see
+    `standardize`), "clip:DIRECTORY_OR_HUB_NAME", or "nothing:WIDTH", which does not read.
 
     options: max_tokens and batch_size for "sentence", batch_size for "clip". Raises ValueError for an unknown
     name, impasto.assets.MissingAssetError with the command to run where a weight package is absent,
@@ -27,9 +28,9 @@ def load_encoder(name: str, **options: Any) -> TextEncoder:
 def _sentence(source: str, **options: Any) -> TextEncoder:
     from impasto.text.sentence import SentenceEncoder
 
-    if source:
-        raise ValueError(f"'sentence' takes no source; for other weights use 'clip:{source}'")
-    return SentenceEncoder(**options)
+    if source not in ("", "standardized"):
+        raise ValueError(f"'sentence:{source}': sentence, sentence:standardized, or clip:{source} for a CLIP")
+    return SentenceEncoder(standardized=bool(source), **options)
 
 
 def _clip(source: str, **options: Any) -> TextEncoder:
@@ -40,4 +41,12 @@ def _clip(source: str, **options: Any) -> TextEncoder:
     return ClipEncoder.from_name(source, **options)
 
 
-ENCODERS: dict[str, Callable[..., TextEncoder]] = {"sentence": _sentence, "clip": _clip}
+def _nothing(source: str) -> TextEncoder:
+    from impasto.text.nothing import NothingEncoder
+
+    if not source.isdecimal():
+        raise ValueError("'nothing' needs a width, as nothing:384")
+    return NothingEncoder(int(source))
+
+
+ENCODERS: dict[str, Callable[..., TextEncoder]] = {"sentence": _sentence, "clip": _clip, "nothing": _nothing}

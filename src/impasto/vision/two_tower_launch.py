@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from impasto.config import ConfigError, diff, from_dict, nearest, override, to_d
 from impasto.data.scene_source import SceneSource
 from impasto.data.texts import texts_reader
 from impasto.data.training_set import FREE as DATA_FREE
-from impasto.data.training_set import TrainingSet, find_set
+from impasto.data.training_set import TrainingSet, find_set, provenance
 from impasto.runtime.checkpoint import clean_leftovers, images_of, latest_checkpoint, prune, remove_after
 from impasto.runtime.display import TrainingDisplay, memory_bytes
 from impasto.runtime.dist import Ranks
@@ -132,6 +133,7 @@ class TwoTowerRecorder:
         self.writer.sync()
         state.save(self.out)
         prune(self.out, self.run.training.keep_checkpoints)
+        state.model.provenance = self._provenance(state)
         state.model.save(self.out / "model", model_card(state, self.scores))
         write_report(self.out, self.out.name, json.dumps(to_dict(self.run), indent=2))
 
@@ -139,6 +141,14 @@ class TwoTowerRecorder:
         self.writer.close()
         for sink in self.sinks:
             sink.close()
+
+    def _provenance(self, state: TwoTowerState) -> dict[str, Any]:
+        told = {"data": provenance(self.run), "images_seen": state.images}
+        if self.pictures is None or not self.scores:
+            return told
+        count = min(self.run.training.evaluation_pictures, len(self.pictures.held_out))
+        found = {name.partition("/")[2]: {"1": value} for name, value in self.scores.items()}
+        return {**told, "retrieval": {"held out of the training set": {"pictures": count, **found}}}
 
     def _write(
         self, images: int, values: Mapping[str, float], clock: Mapping[str, float] | None = None

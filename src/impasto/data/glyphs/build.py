@@ -8,92 +8,33 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import features
 
-from impasto.config import ConfigError
 from impasto.data.glyphs import card, sources
-from impasto.data.glyphs.captions import captions_of
-from impasto.data.glyphs.concepts import Concept, Concepts, read_concepts
+from impasto.data.glyphs.concepts import Concepts, read_concepts
 from impasto.data.glyphs.dedupe import duplicates
 from impasto.data.glyphs.fetch import default_folder, find_packages
 from impasto.data.glyphs.folder import DESCRIPTION, WORK, claim, dump, finished
-from impasto.data.glyphs.glyphs import Glyph, read_glyphs
-from impasto.data.glyphs.render import BACKGROUNDS, SIZES, require_renderer
-from impasto.data.glyphs.sources import GlyphSet
-from impasto.data.glyphs.splits import SPLITS, fraction, split_cells
-from impasto.data.glyphs.spool import Kept, Spool, find_spool, paint_style
-from impasto.data.options import DatasetOptions, Format
+from impasto.data.glyphs.glyph import Glyph
+from impasto.data.glyphs.glyphs import read_glyphs
+from impasto.data.glyphs.options import BuildOptions
+from impasto.data.glyphs.packages import GlyphSet
+from impasto.data.glyphs.pictures import GlyphRecords, Picture, captions_of_picture
+from impasto.data.glyphs.render import require_renderer
+from impasto.data.glyphs.splits import SPLITS, TRAIN, fraction, split_cells
+from impasto.data.glyphs.spool import Spool, find_spool, paint_style
+from impasto.data.options import DatasetOptions
 from impasto.data.pack import pack_records
-from impasto.data.records import Caption, DataError, Faults, Record
+from impasto.data.records import DataError, Faults
 from impasto.runtime.files import atomic_write_text
 
 VERSION = 1
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """What is asked for. `limit`: at most so many drawings, of whole concepts; 0: all."""
-
-    size: int = 64
-    groups: tuple[str, ...] = ("core",)
-    backgrounds: tuple[str, ...] = ("white",)
-    limit: int = 0
-    packages: Path | None = None
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise ConfigError(f"--size {self.size} should be one of {', '.join(map(str, SIZES))}")
-        unknown = [name for name in self.groups if name not in sources.groups()]
-        if unknown or not self.groups:
-            raise ConfigError(f"--groups {','.join(unknown)}: there are {', '.join(sources.groups())}")
-        unknown = [name for name in self.backgrounds if name not in BACKGROUNDS]
-        if unknown or not self.backgrounds:
-            raise ConfigError(f"--background {','.join(unknown)}: there are {', '.join(BACKGROUNDS)}")
-        if self.workers < 1 or self.limit < 0:
-            raise ConfigError("--workers should be at least 1, --limit at least 0")
-
-
-class Picture(NamedTuple):
-    """One picture of the finished set."""
-
-    glyph_set: GlyphSet
-    spool: Spool
-    kept: Kept
-    concept: Concept
-    split: str
-
-
-class GlyphRecords:
-    """The pictures of one split, in an order that mixes styles and subjects."""
-
-    format: Format = "webdataset"
-
-    def __init__(self, pictures: Sequence[Picture], fingerprint: str) -> None:
-        self.pictures = sorted(pictures, key=_mixed)
-        self.faults, self.fingerprint = Faults(), fingerprint
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def key(self, index: int) -> str:
-        picture = self.pictures[index]
-        return f"{picture.glyph_set.style}:{picture.kept.name}"
-
-    def read(self, index: int) -> Record:
-        picture = self.pictures[index]
-        return Record(
-            self.key(index),
-            picture.spool.read(picture.kept),
-            captions_of_picture(picture),
-            details_of(picture),
-        )
 
 
 def build(out: Path, options: BuildOptions, progress: Progress = lambda step, done, total: None) -> str:
@@ -118,8 +59,8 @@ def build(out: Path, options: BuildOptions, progress: Progress = lambda step, do
     claim(out, made_of)
     concepts = read_concepts(folder / sources.LABELS.file_name)
     glyphs = read_wanted(wanted, folder, concepts)
-    spools, named = _paint_missing(out / WORK, wanted, glyphs, options, progress)
-    pictures, faults = arrange(wanted, spools, named)
+    spools = _paint_missing(out / WORK, wanted, glyphs, options, progress)
+    pictures, faults = arrange(wanted, spools, {style: found for style, (found, _) in glyphs.items()})
     if not pictures:
         raise DataError(f"no drawing is left: {faults.summary()}")
     for split in SPLITS:
@@ -143,57 +84,29 @@ def read_wanted(
     return found
 
 
-def captions_of_picture(picture: Picture) -> tuple[Caption, ...]:
-    """In English and Chinese, the first one with the style."""
-    _, english, chinese = BACKGROUNDS[picture.kept.background]
-    return captions_of(picture.concept, picture.glyph_set, (english, chinese))
-
-
-def details_of(picture: Picture) -> dict[str, Any]:
-    """What the set says of a picture, besides its captions: goes into its JSON."""
-    glyph_set, concept, package = picture.glyph_set, picture.concept, picture.glyph_set.package
-    return {
-        "style": glyph_set.style,
-        "concept": concept.base_name,
-        "concept_key": concept.base,
-        "shown": concept.key,
-        "split": picture.split,
-        "group": glyph_set.group,
-        "background": picture.kept.background,
-        "licence": glyph_set.licence,
-        "attribution": glyph_set.attribution,
-        "package": package.name,
-        "package_version": package.version,
-        "source": f"{package.requirement}:{picture.kept.name}",
-    }
-
-
 def arrange(
-    wanted: Sequence[GlyphSet], spools: dict[str, Spool], concepts: dict[str, Concept]
+    wanted: Sequence[GlyphSet], spools: dict[str, Spool], glyphs: dict[str, list[Glyph]]
 ) -> tuple[list[Picture], Faults]:
     """The pictures that are kept, in their splits; and what was left out. Repeats go, the first style of the
     list stays; then every cell gets its split."""
     faults = Faults()
-    every: list[tuple[GlyphSet, Spool, Kept]] = []
+    every: list[Picture] = []
     for glyph_set in wanted:
         spool = spools[glyph_set.style]
         for reason, name in spool.faults:
             faults.add(reason, name)
-        every += [(glyph_set, spool, kept) for kept in spool.kept]
-    repeats = duplicates((kept.concept, kept.look) for _, _, kept in every)
+        drawn = {glyph.name: glyph for glyph in glyphs[glyph_set.style]}
+        every += [Picture(glyph_set, spool, kept, drawn[kept.name], TRAIN) for kept in spool.kept]
+    repeats = duplicates((one.concept.key, one.kept.look) for one in every)
     for number in repeats:
-        faults.add("duplicate", f"{every[number][0].style}:{every[number][2].name}")
+        faults.add("duplicate", f"{every[number].glyph_set.style}:{every[number].kept.name}")
     chosen = [one for number, one in enumerate(every) if number not in repeats]
     cells = [
-        [(concepts[k.concept].base, s.family) for s, _, k in chosen if s.group == group]
+        [one.cell for one in chosen if one.glyph_set.group == group]
         for group in dict.fromkeys(glyph_set.group for glyph_set in wanted)
     ]
     splits = split_cells(cells)
-    pictures = [
-        Picture(s, spool, k, concepts[k.concept], splits[concepts[k.concept].base, s.family])
-        for s, spool, k in chosen
-    ]
-    return pictures, faults
+    return [one._replace(split=splits[one.cell]) for one in chosen], faults
 
 
 def limited(glyphs: dict[str, tuple[list[Glyph], Faults]], limit: int) -> dict[str, list[Glyph]]:
@@ -219,10 +132,9 @@ def _paint_missing(
     glyphs: dict[str, tuple[list[Glyph], Faults]],
     options: BuildOptions,
     progress: Progress,
-) -> tuple[dict[str, Spool], dict[str, Concept]]:
-    """Every style painted; and the concepts by their keys."""
+) -> dict[str, Spool]:
+    """Every style painted."""
     chosen = limited(glyphs, options.limit)
-    concepts = {g.concept.key: g.concept for found in chosen.values() for g in found}
     total, done = sum(map(len, chosen.values())), 0
     spools = {}
     for glyph_set in wanted:
@@ -238,7 +150,7 @@ def _paint_missing(
             progress=partial(_told, progress, done, total),
         )
         done += len(found)
-    return spools, concepts
+    return spools
 
 
 def _told(progress: Progress, before: int, total: int, done: int) -> None:
@@ -273,8 +185,3 @@ def _pillow() -> str:
     from PIL import __version__
 
     return __version__
-
-
-def _mixed(picture: Picture) -> tuple[float, str, str]:
-    place = fraction("openglyphs order", picture.kept.name, picture.glyph_set.style)
-    return place, picture.glyph_set.style, picture.kept.name

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from impasto.data.glyphs.concepts import Concept
-from impasto.data.glyphs.sources import GlyphSet
+from impasto.data.glyphs.packages import GlyphSet
 from impasto.data.glyphs.splits import fraction
 from impasto.data.records import Caption
 
@@ -29,51 +29,74 @@ UNCOUNTED = frozenset(
 COUNTED = ("ring", "king", "wing", "building", "painting", "string", "earring", "duckling", "dumpling")
 TOGETHER = re.compile(r"\b(?:and|or|people|men|women|o'clock|\w+-thirty)\b")
 PERSON = re.compile(r"(?:man|woman|person|boy|girl|child|baby|mother|father)\b")
-SENTENCES = (
-    "an emoji of {thing}, {style}",
-    "a picture of {thing} in {style}",
-    "a drawing of {thing}, {style}",
-    "{thing} drawn in {style}",
-)
-SENTENCES_CHINESE = (
-    "{style}的{thing}表情符号",
-    "一幅{style}的{thing}图画",
-    "用{style}画的{thing}",
-    "{thing}的{style}图标",
-)
+# In English and in Chinese, by what a set calls its pictures.
+SENTENCES = {
+    "emoji": (
+        (
+            "an emoji of {thing}, {style}",
+            "a picture of {thing} in {style}",
+            "a drawing of {thing}, {style}",
+            "{thing} drawn in {style}",
+        ),
+        (
+            "{style}的{thing}表情符号",
+            "一幅{style}的{thing}图画",
+            "用{style}画的{thing}",
+            "{thing}的{style}图标",
+        ),
+    ),
+    "icon": (
+        ("an icon of {thing}, {style}", "a picture of {thing}, {style}", "{thing} drawn as an icon, {style}"),
+        ("{thing}的{style}图标", "一幅{thing}的图画，{style}", "{thing}图标，{style}"),
+    ),
+    "drawing": (
+        ("a drawing of {thing}, {style}", "a picture of {thing}, {style}", "{thing} drawn in {style}"),
+        ("一幅{style}的{thing}图画", "用{style}画的{thing}", "{thing}的图画，{style}"),
+    ),
+    "photograph": (
+        ("a photograph of {thing}", "a photo of {thing}", "{thing}, cut out of a photo"),
+        ("一张{thing}的照片", "{thing}的照片", "{thing}的实物照片"),
+    ),
+}
 
 
 def captions_of(
-    concept: Concept, glyph_set: GlyphSet, background: tuple[str, str] = ("white", "白色")
+    concept: Concept,
+    glyph_set: GlyphSet,
+    background: tuple[str, str] = ("white", "白色"),
+    tint: tuple[str, str] = ("", ""),
 ) -> tuple[Caption, ...]:
-    """At least two; `background` is its name in English and in Chinese. The first is "NAME, STYLE"."""
+    """At least two; `background` and `tint` are named in English and Chinese. The first is "NAME, STYLE"."""
     choice = fraction("openglyphs caption", concept.key, glyph_set.style)
-    english = _english(concept, glyph_set.english, background[0], choice)
-    chinese = _chinese(concept, glyph_set.chinese, background[1], choice) if concept.chinese else []
+    sentences = [some[int(choice * len(some))] for some in SENTENCES[glyph_set.called]]
+    style = f"{tint[0]} {glyph_set.english}".strip()
+    english = _english(concept, style, background[0], sentences[0], choice)
+    style = tint[1] + glyph_set.chinese
+    chinese = _chinese(concept, style, background[1], sentences[1], choice) if concept.chinese else []
     found = [Caption(" ".join(text.split()), "en") for text in english]
     found += [Caption(text, "zh") for text in chinese]
     return tuple(dict.fromkeys(caption for caption in found if len(caption.text) <= LONGEST))
 
 
-def _english(concept: Concept, style: str, background: str, choice: float) -> list[str]:
+def _english(concept: Concept, style: str, background: str, sentence: str, choice: float) -> list[str]:
     plain = phrase(concept.english, concept.group, article=False)
     thing = phrase(concept.english, concept.group)
     found = [
         f"{thing}, {style}",
         plain,
-        SENTENCES[int(choice * len(SENTENCES))].format(thing=thing, style=style),
+        sentence.format(thing=thing, style=style),
         f"{thing} on a {background} background, {style}",
     ]
     tags = _keywords(concept.english_tags, concept.english, choice)
     return [*found, f"{plain}, {', '.join(tags)}, {style}"] if tags else found
 
 
-def _chinese(concept: Concept, style: str, background: str, choice: float) -> list[str]:
+def _chinese(concept: Concept, style: str, background: str, sentence: str, choice: float) -> list[str]:
     thing = phrase_chinese(concept.chinese)
     found = [
         f"{thing}，{style}",
         thing,
-        SENTENCES_CHINESE[int(choice * len(SENTENCES_CHINESE))].format(thing=thing, style=style),
+        sentence.format(thing=thing, style=style),
         f"{background}背景上的{thing}，{style}",
     ]
     tags = [tag for tag in _keywords(concept.chinese_tags, "", choice) if tag not in thing]

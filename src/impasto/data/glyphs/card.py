@@ -1,25 +1,21 @@
 """What a finished set says of itself: counts, README.md (the data card), NOTICE, contact sheets."""
 
-from __future__ import annotations
-
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from impasto.data.glyphs.captions import phrase
-from impasto.data.glyphs.glyphs import Glyph
-from impasto.data.glyphs.licences import MIT, MIT_HOLDERS
-from impasto.data.glyphs.sources import LABELS, LABELS_ATTRIBUTION, GlyphSet
+from impasto.data.glyphs.glyph import Glyph
+from impasto.data.glyphs.notice import notice
+from impasto.data.glyphs.pictures import Picture
+from impasto.data.glyphs.sources import LABELS
 from impasto.data.glyphs.splits import CELL_SHARE, CONCEPT_SHARE, SPLITS, fraction
 from impasto.data.records import Faults
 from impasto.runtime.files import atomic_write_text
-
-if TYPE_CHECKING:
-    from impasto.data.glyphs.build import Picture
 
 SHEET_ROWS, SHEET_COLUMNS, STYLE_ROWS, CELL = 8, 12, 14, 64
 GROUPS = (
@@ -37,10 +33,10 @@ GROUPS = (
 OTHER = "without a CLDR name"
 CARD = """# Open Glyphs
 
-Emoji of openly licensed sets, drawn at {size} px on {backgrounds}, with captions in English and
-Chinese. Made by `impasto data build openglyphs`, version {version}; the same command gives the same
-shards. Look at `sheet-styles.png` first (a concept a row; columns in the order of the table below), then at
-the sheets of the styles.
+Emoji and other pictures of openly licensed sets (groups: {groups}), drawn at {size} px
+on {backgrounds}, with captions in English and Chinese. Made by `impasto data build openglyphs`, version
+{version}; the same command gives the same shards. Look at `sheet-styles.png` first (a concept a row; columns
+in the order of the table below), then at the sheets of the styles.
 
 {pictures:,} pictures of {concepts:,} concepts (skin tones not counted) in {styles} styles; {chinese:,}
 have Chinese captions; {captions:,} captions, {distinct:,} of them distinct.
@@ -49,7 +45,7 @@ have Chinese captions; {captions:,} captions, {distinct:,} of them distinct.
 
 {table}
 
-`drawings`: in the package, hidden ones and aliases left out. Left out, by reason:
+`drawings`: in the package, hidden ones, aliases and whole folders left out. Left out, by reason:
 
 {dropped}
 
@@ -82,24 +78,40 @@ Related concepts (man and woman teacher, sunrise and sunrise over mountains) are
 Every picture has the name with its style first ("a red apple, 3d style"), then the name alone, a sentence,
 one with the background, and one with keywords where there are any; the same in Chinese where the concept has
 a Chinese name. Names and keywords are CLDR's, from {labels}; for drawings without one, the words of the
-icon's own name, in English only.
+icon's own name or the maker's title, mostly in English only.
 
 ## Biases and limits
 
-These are emoji: single things in the middle, frontal, clean, no photographs, no scenes. People and hands are
-{people:.0%} of the pictures, many of them one drawing in five skin tones; flags are {flags:.0%}. The choice
-of subjects is Unicode's, and tilts to Japan and North America. Keywords are loose ("sassy"). Names of styles
-are those of the sets. Chinese names are short, and their translations are uneven.
-
+Single things in the middle, frontal, clean, no scenes. People and hands are {people:.0%} of the pictures,
+many of them one drawing in five skin tones; flags are {flags:.0%}. The choice of the emoji's subjects is
+Unicode's, and tilts to Japan and North America. Keywords are loose ("sassy"). Names of styles are those of
+the sets. Chinese names are short, and their translations are uneven.
+{notes}
 ## Licences
 
 Every sample's JSON has `licence`, `attribution`, `package`, `package_version` and `source`; NOTICE lists the
-sets.
+sets, and the pictures whose licence is not their set's.
 
 | package | SHA-256 |
 |---|---|
 {packages}
 """
+
+# Beside the core.
+NOTES = {
+    "icons": """
+Icons: signs more than pictures. Their names are words in the order of a catalogue ("cash payment coin"),
+and often of an action. `game-icons` are drawn in one of eight colours by a hash of their name; `colour` in
+the JSON and the captions name it.""",
+    "public-domain": """
+Clip art: titles of amateurs in the early 2000s, some of them of no use or not English; half of the words have
+to be known to CLDR or to the maker's own keywords. About one in three shows an icon of a desktop or a flag.
+Nothing in it was looked at one by one; weapons, smoking and stereotypes are among it.""",
+    "photographs-mixed-licences": """
+Photographs: cut out of their background, of about 120 px; at 128 and 256 px they are enlarged. The licence is
+the package's (GPL) unless its list of changes states another. Pictures that it says are from an exchange of
+stock photographs are left out; where others come from was not looked into.""",
+}
 
 
 def counts_of(
@@ -127,7 +139,7 @@ def counts_of(
         "pictures": len(pictures),
         "concepts": len({one.concept.base for one in pictures}),
         "styles": styles,
-        "licences": dict(Counter(one.glyph_set.licence for one in pictures)),
+        "licences": dict(Counter(one.licence for one in pictures).most_common()),
         "subjects": dict(Counter(_subject(one) for one in pictures).most_common()),
     }
 
@@ -151,7 +163,10 @@ def write_card(
 ) -> None:
     """README.md, NOTICE and the sheets. `captions`: all of the set."""
     subjects = counts["subjects"]
+    groups = list(dict.fromkeys(one.glyph_set.group for one in pictures))
     text = CARD.format(
+        groups=", ".join(groups),
+        notes="".join(f"{NOTES[group]}\n" for group in groups if group in NOTES),
         size=made_of["size"],
         backgrounds=", ".join(made_of["backgrounds"]),
         version=made_of["version"],
@@ -174,31 +189,12 @@ def write_card(
     )
     atomic_write_text(out / "README.md", text)
     used = list({one.glyph_set.style: one.glyph_set for one in pictures}.values())
-    atomic_write_text(out / "NOTICE", notice(used, str(made_of["size"]), made_of["backgrounds"]))
+    apart = [one for one in pictures if one.licence != one.glyph_set.licence]
+    credits_ = [f"{one.kept.name}: {one.glyph.attribution_in(one.glyph_set)}" for one in apart]
+    licences = {one.licence for one in pictures}
+    text = notice(used, str(made_of["size"]), made_of["backgrounds"], licences=licences, apart=credits_)
+    atomic_write_text(out / "NOTICE", text)
     write_sheets(out, pictures)
-
-
-def notice(used: Sequence[GlyphSet], size: str, backgrounds: Sequence[str], *, lossy: bool = False) -> str:
-    """Who made the drawings, under which licence, and what was changed, as CC-BY and MIT ask."""
-    lines = ["Open Glyphs: pictures made from drawings of others.", ""]
-    lines += [f"- {one.style}: {one.attribution}; from {one.package.requirement}" for one in used]
-    lines += [f"- {LABELS_ATTRIBUTION}; from {LABELS.requirement}", ""]
-    lines += [
-        f"Changes: the drawings were turned into pictures of {size} x {size} pixels with a margin,",
-        f"on {', '.join(backgrounds)}{', kept with loss as WebP' if lossy else ''}.",
-        "The makers of the drawings do not endorse this set.",
-        "",
-        "CC-BY-4.0: https://creativecommons.org/licenses/by/4.0/",
-        "CC-BY-SA-4.0: https://creativecommons.org/licenses/by-sa/4.0/",
-        "Apache-2.0: https://www.apache.org/licenses/LICENSE-2.0",
-        "Unicode-3.0: https://www.unicode.org/license.txt; Copyright (c) Unicode, Inc.",
-        "",
-        "The MIT License",
-        *MIT_HOLDERS,
-        "",
-        MIT.rstrip(),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def write_sheets(out: Path, pictures: Sequence[Picture]) -> None:

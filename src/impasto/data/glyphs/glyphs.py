@@ -1,24 +1,32 @@
 """The drawings of a set, one by one, with what they show."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from impasto.data.glyphs.concepts import Concept, Concepts
+from impasto.data.glyphs.clipart import read_clip_art
+from impasto.data.glyphs.concepts import Concepts
 from impasto.data.glyphs.fetch import read_json, read_members
-from impasto.data.glyphs.render import Drawing, svg_text
-from impasto.data.glyphs.sources import GlyphSet
+from impasto.data.glyphs.glyph import Glyph
+from impasto.data.glyphs.packages import GlyphSet
+from impasto.data.glyphs.render import LARGEST_ASPECT, Drawing, svg_text
+from impasto.data.glyphs.splits import fraction
+from impasto.data.glyphs.stamps import read_stamps
 from impasto.data.records import Faults
 
-LARGEST_SIDE, LARGEST_ASPECT = 10_000, 6.0
-
-
-class Glyph(NamedTuple):
-    """`name`: of the icon or file within its package."""
-
-    name: str
-    concept: Concept
-    drawing: Drawing
+LARGEST_SIDE = 10_000
+# Colours for sets that have none: in English, in Chinese, in CSS.
+TINTS = (
+    ("black", "黑色", "#1c1c1c"),
+    ("red", "红色", "#d92b2b"),
+    ("orange", "橙色", "#ee8522"),
+    ("green", "绿色", "#2c9440"),
+    ("blue", "蓝色", "#2f6fd6"),
+    ("purple", "紫色", "#8442b8"),
+    ("brown", "棕色", "#7a4a26"),
+    ("gray", "灰色", "#808080"),
+)
 
 
 def read_glyphs(glyph_set: GlyphSet, folder: Path, concepts: Concepts, faults: Faults) -> Iterator[Glyph]:
@@ -28,8 +36,12 @@ def read_glyphs(glyph_set: GlyphSet, folder: Path, concepts: Concepts, faults: F
     path = folder / glyph_set.package.file_name
     if glyph_set.kind == "iconify":
         yield from _iconify(path, glyph_set, concepts, faults)
-    else:
+    elif glyph_set.kind == "pictures":
         yield from _pictures(path, glyph_set, concepts, faults)
+    elif glyph_set.kind == "clip art":
+        yield from read_clip_art(path, glyph_set, concepts, faults)
+    else:
+        yield from read_stamps(path, glyph_set, concepts, faults)
 
 
 def _iconify(path: Path, glyph_set: GlyphSet, concepts: Concepts, faults: Faults) -> Iterator[Glyph]:
@@ -40,6 +52,9 @@ def _iconify(path: Path, glyph_set: GlyphSet, concepts: Concepts, faults: Faults
     for name, icon in icons.get("icons", {}).items():
         if icon.get("hidden"):
             continue
+        if glyph_set.skip and re.fullmatch(glyph_set.skip, name):
+            faults.add("left aside by name", f"{glyph_set.style}:{name}")
+            continue
         box = _box(icon, icons)
         concept = concepts.find(name, codes.get(name, ""), glyph_set.run_together)
         if concept is None:
@@ -47,7 +62,11 @@ def _iconify(path: Path, glyph_set: GlyphSet, concepts: Concepts, faults: Faults
         elif box is None or not isinstance(icon.get("body"), str):
             faults.add("cannot be drawn", f"{glyph_set.style}:{name}")
         else:
-            yield Glyph(name, concept, Drawing(svg_text(icon["body"], *box), b""))
+            body, tint = icon["body"], ("", "")
+            if glyph_set.tinted:
+                english, chinese, colour = TINTS[int(fraction("openglyphs tint", name) * len(TINTS))]
+                body, tint = body.replace("currentColor", colour), (english, chinese)
+            yield Glyph(name, concept, Drawing(svg_text(body, *box), b""), tint=tint)
 
 
 def _pictures(path: Path, glyph_set: GlyphSet, concepts: Concepts, faults: Faults) -> Iterator[Glyph]:

@@ -6,6 +6,7 @@ the machine.
 """
 
 import io
+import math
 import re
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ SIZES = (64, 128, 256)
 MARGIN = 1 / 32  # of a side of the result, on each side
 LEAST_CONTRAST = 3.0  # standard deviation, in levels, of the channel that varies most
 LOOK_GROUND = (150, 165, 185)  # duplicates are looked for on this, where white and black drawings show
+LARGEST_ASPECT = 6.0
+LARGEST_SIDE = 2048  # to which a small drawing on a large sheet is painted
+FAINT = 8  # levels of alpha that do not count when a drawing is cropped
 REFERENCE = re.compile(r"""(?:href\s*=\s*["']|url\(\s*["']?)(?!#|data:)\s*[^\s"')]""")
 BACKGROUNDS = {
     "white": ((255, 255, 255), "white", "白色"),
@@ -33,10 +37,12 @@ BACKGROUNDS = {
 
 
 class Drawing(NamedTuple):
-    """What is painted: the text of an SVG, or the bytes of a stored picture."""
+    """What is painted: the text of an SVG, or the bytes of a stored picture. `crop`: what is empty around it
+    goes, as on a sheet of paper with a small drawing."""
 
     svg: str
     picture: bytes
+    crop: bool = False
 
 
 class Task(NamedTuple):
@@ -57,7 +63,7 @@ def paint(task: Task) -> Painted:
     """Deterministic: the same task gives the same bytes, in any process."""
     side = max(128, task.size)
     try:
-        layer = _layer(task.drawing, side)
+        layer = (_cropped if task.drawing.crop else _layer)(task.drawing, side)
     except Exception:  # what Pillow's plugins raise on damaged files is not bounded
         return _fault("cannot be drawn")
     except BaseException as error:
@@ -68,6 +74,8 @@ def paint(task: Task) -> Painted:
         return _fault("refers to other files")
     if layer.getchannel("A").getbbox() is None:
         return _fault("nothing to see")
+    if task.drawing.crop and max(layer.size) > LARGEST_ASPECT * min(layer.size):
+        return _fault("too narrow")
     picture = _on(layer, task.background, side).resize((task.size, task.size), Image.Resampling.LANCZOS)
     if np.asarray(picture).reshape(-1, 3).std(axis=0).max() < LEAST_CONTRAST:
         return _fault("no contrast with the background")
@@ -107,6 +115,25 @@ def _layer(drawing: Drawing, side: int) -> Image.Image | None:
         )
     with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as stored:
         return stored.convert("RGBA")
+
+
+def _cropped(drawing: Drawing, side: int) -> Image.Image | None:
+    """Like `_layer`, without what is empty around the drawing; an SVG is painted again for that, larger."""
+    layer = _layer(drawing, side)
+    box = _visible(layer)
+    if layer is None or box is None:
+        return layer
+    inside = max(box[2] - box[0], box[3] - box[1])
+    if drawing.svg and inside < max(layer.size):
+        width = min(LARGEST_SIDE, math.ceil(layer.width * side / inside))
+        layer = _layer(drawing, width)
+        box = _visible(layer)
+    return layer.crop(box) if layer is not None and box is not None else layer
+
+
+def _visible(layer: Image.Image | None) -> tuple[int, int, int, int] | None:
+    """left, top, right, bottom of what can be seen; None for nothing."""
+    return None if layer is None else layer.getchannel("A").point(lambda a: 255 * (a > FAINT)).getbbox()
 
 
 def _on(layer: Image.Image, background: tuple[int, int, int], side: int) -> Image.Image:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from impasto.data.glyphs.card import notice
+from impasto.data.glyphs.notice import notice
 from impasto.data.glyphs.sample import sample_folder
 from impasto.data.glyphs.sources import SETS
 from impasto.data.glyphs.splits import TRAIN, fraction
@@ -47,7 +47,8 @@ def write_sample(built: Path, out: Path) -> int:
                 header.size, header.mode = len(data), 0o644
                 archive.addfile(header, io.BytesIO(data))
     used = [one for one in SETS if one.style in {record.details["style"] for record in chosen}]
-    atomic_write_text(out / "NOTICE", notice(used, "64", ["white"], lossy=True))
+    licences = {one.licence for one in used}
+    atomic_write_text(out / "NOTICE", notice(used, "64", ["white"], licences=licences, lossy=True))
     return len(chosen)
 
 

@@ -1,59 +1,10 @@
-"""The packages that Open Glyphs is made of: exact versions, checksums, licences, authors, words for a style.
+"""The sets that Open Glyphs has: exact versions, checksums, licences, authors, words for a style.
 
-A package is what `npm pack NAME@VERSION` gives; the checksum is that of the published file, so that a build
-starts from the same bytes everywhere. Licences are those that the sets state of themselves, kept per picture.
+The core's are here. Its licences are MIT, Apache-2.0 and CC-BY; the other groups are in optional.py.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
-
-@dataclass(frozen=True, kw_only=True)
-class Package:
-    """A file of the npm registry. `sha256` of the published tar file, empty: not compared."""
-
-    name: str
-    version: str
-    sha256: str
-
-    @property
-    def requirement(self) -> str:
-        """What npm is given."""
-        return f"{self.name}@{self.version}"
-
-    @property
-    def file_name(self) -> str:
-        """What `npm pack` calls the file."""
-        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GlyphSet:
-    """One art style. `kind`: "iconify" has SVG in icons.json; "pictures" has webp files named by code
-    points. `english`, `chinese`: the words for the style in captions, such as "flat style"."""
-
-    style: str
-    package: Package
-    kind: Literal["iconify", "pictures"]
-    group: str
-    licence: str  # SPDX
-    author: str
-    home: str
-    english: str
-    chinese: str
-    run_together: bool = False  # its names have nothing between their words
-    like: str = ""  # another style that draws nearly the same
-
-    @property
-    def family(self) -> str:
-        """What is held out together."""
-        return self.like or self.style
-
-    @property
-    def attribution(self) -> str:
-        """One line, for every picture and for NOTICE."""
-        return f"{self.author} ({self.home}), {self.licence}"
-
+from impasto.data.glyphs.optional import OPTIONAL
+from impasto.data.glyphs.packages import GlyphSet, Package, iconify
 
 LABELS = Package(
     name="emojibase-data",
@@ -62,12 +13,7 @@ LABELS = Package(
 )
 LABELS_ATTRIBUTION = "names and keywords: emojibase-data (MIT), from Unicode CLDR (Unicode-3.0)"
 
-
-def _iconify(name: str, version: str, sha256: str) -> Package:
-    return Package(name=f"@iconify-json/{name}", version=version, sha256=sha256)
-
-
-SETS = (
+CORE = (
     GlyphSet(
         style="fluent-3d",
         package=Package(
@@ -85,7 +31,7 @@ SETS = (
     ),
     GlyphSet(
         style="noto",
-        package=_iconify("noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
+        package=iconify("noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
         kind="iconify",
         group="core",
         licence="Apache-2.0",
@@ -96,7 +42,7 @@ SETS = (
     ),
     GlyphSet(
         style="twemoji",
-        package=_iconify(
+        package=iconify(
             "twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"
         ),
         kind="iconify",
@@ -109,7 +55,7 @@ SETS = (
     ),
     GlyphSet(
         style="fluent-flat",
-        package=_iconify(
+        package=iconify(
             "fluent-emoji-flat", "1.2.6", "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175"
         ),
         kind="iconify",
@@ -122,7 +68,7 @@ SETS = (
     ),
     GlyphSet(
         style="fluent-gradient",
-        package=_iconify(
+        package=iconify(
             "fluent-emoji", "1.2.7", "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b"
         ),
         kind="iconify",
@@ -136,7 +82,7 @@ SETS = (
     ),
     GlyphSet(
         style="noto-blob",
-        package=_iconify(
+        package=iconify(
             "noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"
         ),
         kind="iconify",
@@ -149,7 +95,7 @@ SETS = (
     ),
     GlyphSet(
         style="emojione",
-        package=_iconify(
+        package=iconify(
             "emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"
         ),
         kind="iconify",
@@ -162,7 +108,7 @@ SETS = (
     ),
     GlyphSet(
         style="firefox",
-        package=_iconify(
+        package=iconify(
             "fxemoji", "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef"
         ),
         kind="iconify",
@@ -174,33 +120,8 @@ SETS = (
         chinese="火狐风格",
         run_together=True,
     ),
-    GlyphSet(
-        style="openmoji",
-        package=_iconify(
-            "openmoji", "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5"
-        ),
-        kind="iconify",
-        group="share-alike",
-        licence="CC-BY-SA-4.0",
-        author="OpenMoji, the open-source emoji and icon project",
-        home="https://github.com/hfg-gmuend/openmoji",
-        english="outline style",
-        chinese="描边风格",
-    ),
-    GlyphSet(
-        style="emojione-v1",
-        package=_iconify(
-            "emojione-v1", "1.2.3", "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3"
-        ),
-        kind="iconify",
-        group="share-alike",
-        licence="CC-BY-SA-4.0",
-        author="Emoji One (v1), Emoji One",
-        home="https://github.com/joypixels/emojione-legacy",
-        english="old emojione style",
-        chinese="旧版EmojiOne风格",
-    ),
 )
+SETS = (*CORE, *OPTIONAL)
 
 
 def groups() -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from impasto.data.glyphs.dedupe import Look
-from impasto.data.glyphs.glyphs import Glyph
+from impasto.data.glyphs.glyph import Glyph
+from impasto.data.glyphs.packages import GlyphSet
 from impasto.data.glyphs.render import BACKGROUNDS, Painted, Task, paint
-from impasto.data.glyphs.sources import GlyphSet
 from impasto.data.glyphs.splits import fraction
 from impasto.data.records import DataError, Faults
 from impasto.runtime.files import atomic_path, atomic_write_text
