@@ -78,7 +78,6 @@ def build_page(work: PageWork) -> gr.Blocks:
 
 
 def _draw_tab(work: PageWork) -> None:
-    models = list(work.engine.models)
     history = gr.State([])
     with gr.Row(equal_height=True):
         prompt = gr.Textbox(
@@ -98,21 +97,7 @@ def _draw_tab(work: PageWork) -> None:
             )  # fmt: skip
         with gr.Column(scale=2, min_width=280):
             gr.Examples([[text] for text in EXAMPLES], inputs=[prompt], label="For example")
-            model = gr.Radio(models, value=models[0], label="Model", visible=len(models) > 1)
-            count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="How many")
-            seed = gr.Number(7, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
-            other = gr.Checkbox(False, label="another seed each time")
-            scale = gr.Radio(_scales(work), value=1, label="Size", visible=bool(work.engine.upscalers))
-            family = work.engine.default.family
-            truncation = gr.Slider(
-                0, 1, value=1, step=0.05, label="Truncation: 1 is none, 0 the mean picture",
-                visible=family == "aurora",
-            )  # fmt: skip
-            guidance = gr.Slider(
-                0, 10, value=0, step=0.5, label="Guidance by the prompt; 0: the model's own",
-                visible=family == "mars",
-            )  # fmt: skip
-            temperature = gr.Slider(0, 2, value=1, step=0.05, label="Temperature", visible=family == "mars")
+            settings = _draw_settings(work)
     with gr.Accordion("Earlier pictures of this visit", open=False):
         earlier = gr.Gallery(
             show_label=False, columns=6, height="auto", object_fit="contain", elem_classes="pictures",
@@ -135,16 +120,38 @@ def _draw_tab(work: PageWork) -> None:
         past = ([(file, f"{text} · {label}") for file, label in shown] + past)[:HISTORY]
         yield shown, gr.Files([file for file, _ in shown], visible=True), start, past, past
 
-    inputs = [model, prompt, count, seed, other, scale, truncation, guidance, temperature, history]
+    model, seed = settings[0], settings[2]
+    inputs = [model, prompt, *settings[1:], history]
     outputs = [gallery, files, seed, history, earlier]
     for event in (button.click, prompt.submit):
         event(drawn, inputs, outputs, show_progress="minimal")
+
+
+def _draw_settings(work: PageWork) -> list[Any]:
+    """Model, count, seed, another seed, scale, truncation, guidance, temperature."""
+    models = list(work.engine.models)
+    model = gr.Radio(models, value=models[0], label="Model", visible=len(models) > 1)
+    count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="How many")
+    seed = gr.Number(7, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
+    other = gr.Checkbox(False, label="another seed each time")
+    scale = gr.Radio(_scales(work), value=1, label="Size", visible=bool(work.engine.upscalers))
+    family = work.engine.default.family
+    truncation = gr.Slider(
+        0, 1, value=1, step=0.05, label="Truncation: 1 is none, 0 the mean picture",
+        visible=family == "aurora",
+    )  # fmt: skip
+    guidance = gr.Slider(
+        0, 10, value=0, step=0.5, label="Guidance by the prompt; 0: the model's own",
+        visible=family == "mars",
+    )  # fmt: skip
+    temperature = gr.Slider(0, 2, value=1, step=0.05, label="Temperature", visible=family == "mars")
 
     def chosen(name: str) -> tuple[Any, Any, Any]:
         aurora = work.engine.models[name].family == "aurora"
         return gr.update(visible=aurora), gr.update(visible=not aurora), gr.update(visible=not aurora)
 
     model.change(chosen, [model], [truncation, guidance, temperature], show_progress="hidden")
+    return [model, count, seed, other, scale, truncation, guidance, temperature]
 
 
 def _walk_tab(work: PageWork) -> None:
