@@ -40,7 +40,18 @@ def test_generate_writes_pictures_with_their_settings(tmp_path, capsys):
 
 
 def test_every_verb_has_help(capsys):
-    verbs = ["generate", "caption", "train", "evaluate", "list", "info", "assets", "convert"]
+    verbs = [
+        "generate",
+        "caption",
+        "train",
+        "evaluate",
+        "list",
+        "info",
+        "assets",
+        "convert",
+        "serve",
+        "export",
+    ]
     for verb in [[], *([v] for v in verbs)]:
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([*verb, "--help"])

@@ -12,6 +12,10 @@ FAMILIES = {"aurora", "mars"}
 TOP = {
     "cli",
     "families",
+    "drawing",
+    "orders",
+    "generate_command",
+    "export_command",
     "loading",
     "evaluation",
     "exploring_command",

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from impasto import __version__
 from impasto.command_options import (
     DTYPES,
-    add_drawing_options,
-    drawing_options,
     tell_of_emulation,
     usable_device,
     usable_dtype,
@@ -21,6 +19,9 @@ from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
 from impasto.evaluation.command import add_options as add_evaluate_verb
 from impasto.exploring_command import VERBS as EXPLORING_VERBS
+from impasto.export_command import add_export
+from impasto.generate_command import add_generate
+from impasto.serve.command import add_serve
 from impasto.upscaling import command as upscaling
 
 DEFAULT_MODEL = "aurora-scenes-32"
@@ -49,7 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"impasto {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    _add_generate(verbs)
+    generate = verbs.add_parser("generate", help="Make pictures from prompts.")
+    add_generate(generate, DEFAULT_MODEL)
+    _add_device_options(generate)
     for name, summary, add in EXPLORING_VERBS:
         verb = verbs.add_parser(name, help=summary)
         add(verb)
@@ -60,30 +63,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_estimate(verbs)
     _add_data(verbs)
     add_evaluate_verb(verbs.add_parser("evaluate", help="Score a model, or pictures that were made before."))
+    export = verbs.add_parser("export", help="A generator as one graph: torch.export or ONNX.")
+    add_export(export)
+    _add_model_options(export)
+    add_serve(verbs.add_parser("serve", help="A web page and an OpenAI-compatible API."))
     _add_list(verbs)
     _add_info(verbs)
     _add_assets(verbs)
     _add_convert(verbs)
     return parser
-
-
-def _add_generate(verbs: argparse._SubParsersAction) -> None:
-    verb = _verb(verbs, "generate", "Make pictures from prompts.", _generate)
-    verb.description = (
-        "Make pictures from prompts: 000000.png ... with their settings inside the file, and sheet.png. "
-        "Image k of every prompt uses noise stream SEED + k, whatever else is in the batch."
-    )
-    verb.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; quote each prompt")
-    verb.add_argument("-n", "--num-images", type=int, default=1, metavar="N", help="pictures of each prompt")
-    verb.add_argument("--seed", type=int, default=0, help="noise stream of the first picture (default 0)")
-    verb.add_argument("--out", default="pictures", metavar="DIR", help="folder to write (default pictures)")
-    verb.add_argument("--batch-size", type=int, default=8, help="pictures per pass (default 8)")
-    _add_model_options(verb)
-    upscaling.add_options(verb)
-    aurora = add_drawing_options(verb)
-    aurora.add_argument(
-        "--pyramid", action="store_const", const=True, help="also write pyramid.png, every resolution"
-    )
 
 
 def _add_caption(verbs: argparse._SubParsersAction) -> None:
@@ -203,6 +191,10 @@ def _add_model_options(verb: argparse.ArgumentParser, default: str = DEFAULT_MOD
     verb.add_argument(
         "--model", default=default, help=f"shipped model, directory, hub id or preset (default {default})"
     )
+    _add_device_options(verb)
+
+
+def _add_device_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
     verb.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
     _add_settings(verb)
@@ -217,53 +209,6 @@ def _add_settings(verb: argparse.ArgumentParser) -> None:
         metavar="PATH=VALUE",
         help="change a preset, e.g. generator.moe.experts=1; may be repeated",
     )
-
-
-def _generate(arguments: argparse.Namespace) -> int:
-    import warnings
-    from pathlib import Path
-
-    import impasto
-    from impasto.families import check_options
-    from impasto.loading import describe
-    from impasto.pictures import contact_sheet, save_png, to_images
-
-    upscaler = upscaling.wanted(arguments)
-    options = drawing_options(arguments)
-    if arguments.pyramid:
-        options["pyramid"] = True
-    check_options(describe(arguments.model, arguments.settings).family, options, arguments.model)
-    with_pyramid = options.pop("pyramid", False)
-    pipe = impasto.load(arguments.model, arguments.settings)
-    device = usable_device(arguments.device)
-    pipe.to(device, usable_dtype(arguments.dtype, device))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        generation = pipe.generate(
-            arguments.prompts,
-            arguments.num_images,
-            seed=arguments.seed,
-            batch_size=arguments.batch_size,
-            **options,
-        )
-    if not pipe.trained:
-        print(f"'{pipe.name}' is untrained: its pictures show no prompt.", file=sys.stderr)
-    out, count = Path(arguments.out), arguments.num_images
-    pictures = upscaling.upscaled(generation.images, upscaler)
-    told = {**options, **upscaling.settings_of(upscaler)}
-    for index, picture in enumerate(pictures):
-        save_png(picture, out / f"{index:06d}.png", pipe.settings(generation, index, told))
-    rows = [pictures[start : start + count] for start in range(0, len(pictures), count)]
-    save_png(upscaling.sheet(rows, arguments.prompts, upscaler), out / "sheet.png")
-    written = f"{len(pictures)} pictures and sheet.png"
-    if with_pyramid:
-        levels = {r: to_images(batch) for r, batch in generation.pyramid.items()}
-        rows = [[level[index] for level in levels.values()] for index in range(len(pictures))]
-        labels = [f"{prompt} ({' '.join(map(str, levels))} px)" for prompt in generation.prompts]
-        save_png(contact_sheet(rows, labels), out / "pyramid.png")
-        written += " and pyramid.png"
-    print(f"wrote {written} to {out}")
-    return 0
 
 
 def _caption(arguments: argparse.Namespace) -> int:

@@ -25,7 +25,8 @@ class ModelSize(Protocol):
 @dataclass(frozen=True)
 class Family:
     """What a family can do. `presets` {name: (build, summary)}; `options` are what its `generate` understands
-    beyond prompts, seeds and batch size, by their names on the command line."""
+    beyond prompts, seeds and batch size, by their names on the command line; `batch_size`, pictures per pass
+    where nobody says."""
 
     name: str
     presets: Mapping[str, tuple[Callable[[], Any], str]]
@@ -34,6 +35,7 @@ class Family:
     read_document: Callable[[Mapping[str, Any]], tuple[Any, bool, dict[str, Any]]]
     measure: Callable[[Any], ModelSize]
     options: tuple[str, ...]
+    batch_size: int
 
 
 def families() -> dict[str, Family]:
@@ -54,6 +56,7 @@ def families() -> dict[str, Family]:
         read_document=pipeline.read_document,
         measure=analysis.measure,
         options=("truncation", "truncation_mode", "pyramid"),
+        batch_size=pipeline.BATCH_SIZE,
     )
     mars = Family(
         name=mars_pipeline.FAMILY,
@@ -65,6 +68,7 @@ def families() -> dict[str, Family]:
         read_document=read_mars_document,
         measure=mars_analysis.measure_pipeline,
         options=("guidance", "temperature", "top_k", "top_p"),
+        batch_size=mars_pipeline.BATCH_SIZE,
     )
     return {family.name: family for family in (aurora, mars)}
 

@@ -1,5 +1,6 @@
 """Tensors to pictures: 8-bit conversion, labelled contact sheets, PNG files that remember their settings."""
 
+import io
 import json
 import unicodedata
 from collections.abc import Sequence
@@ -119,13 +120,20 @@ def _shorten(text: str, font: Any, width: int) -> str:
     return text + "..."
 
 
-def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = None) -> None:
-    """Write atomically; `settings` travel in the file under the key "impasto" as JSON."""
-    info = PngImagePlugin.PngInfo()
+def encode_png(image: Image.Image, settings: dict[str, Any] | None = None) -> bytes:
+    """A PNG file; `settings` travel inside under the key "impasto" as JSON."""
+    info, file = PngImagePlugin.PngInfo(), io.BytesIO()
     if settings is not None:
         info.add_itxt(METADATA_KEY, json.dumps(settings, ensure_ascii=False))
+    image.save(file, format="PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = None) -> None:
+    """`encode_png`, written atomically."""
+    encoded = encode_png(image, settings)
     with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)
+        temporary.write_bytes(encoded)
 
 
 def read_settings(file: Path | BinaryIO) -> dict[str, Any]:

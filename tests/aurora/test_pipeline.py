@@ -71,7 +71,7 @@ def test_prompt_truncation_is_the_released_scripts_double_interpolation(pipe):
     with torch.no_grad():
         global_text, local, mask = generator.encode_text(features.tokens, features.eot_index, features.mask)
         wp = generator.mapping(pipe.noise([5]), global_text)
-        z = torch.randn(16, generator.config.z_dim, generator=random_stream("prompt mean", 5))
+        z = torch.randn(16, generator.config.z_dim, generator=random_stream("prompt mean"))
         mean = generator.mapping(z, global_text.expand(16, -1)).mean(0, keepdim=True)
         wp = (1 - psi) * mean + psi * ((1 - psi) * generator.w_avg + psi * wp)
         expected, *_ = generator.synthesize(wp, local, mask)

@@ -21,6 +21,7 @@ from impasto.runtime.streams import random_stream
 from impasto.text import TextEncoder, load_encoder
 
 FAMILY = "aurora"
+BATCH_SIZE = 8  # pictures per pass, unless told otherwise
 PROMPT_MEAN_SAMPLES = 16  # --loop_mapping of the released script
 
 TruncationMode = Literal["average", "prompt"]
@@ -140,14 +141,16 @@ class AuroraPipeline:
         truncation: float | None = None,
         truncation_mode: TruncationMode = "average",
         truncation_layers: int | None = None,
-        batch_size: int = 8,
+        batch_size: int = BATCH_SIZE,
     ) -> Generation:
         """Image k of every prompt has noise stream seed + k, drawn on the CPU: it depends neither on the
-        batch it is made in nor on the device. Several seeds are one for each prompt.
+        batch it is made in nor on the device. Several seeds are one for each prompt. Equal prompts are
+        encoded once, so that a prompt given N times with N seeds is the same as once with num_images=N.
 
         truncation: psi in [-1, 1]; 1 or None is none, 0 the mean alone. "average" pulls w towards the mean w
         of training, psi w + (1 - psi) w_avg. "prompt" is the released script's: that, and then the same again
-        towards the mean w of the prompt over 16 draws. truncation_layers: how many slots, all by default.
+        towards the mean w of the prompt over 16 draws, always the same ones. truncation_layers: how many
+        slots, all by default.
         """
         if not self.trained:
             warnings.warn(f"'{self.name}' is untrained: its pictures show no prompt", stacklevel=2)
@@ -156,25 +159,29 @@ class AuroraPipeline:
         first = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         if len(first) != len(prompts):
             raise ValueError(f"{len(first)} seeds for {len(prompts)} prompts; give one seed, or one for each")
-        global_text, local_text, mask = self.encode(prompts)
+        unique = {text: row for row, text in enumerate(dict.fromkeys(prompts))}
+        global_text, local_text, mask = self.encode(list(unique))
         seeds = [start + index for start in first for index in range(num_images)]
-        owner = torch.arange(len(prompts)).repeat_interleave(num_images)
-        z = self.noise(seeds)
+        told = [text for text in prompts for _ in range(num_images)]
+        owner = torch.tensor([unique[text] for text in told])
         psi = 1.0 if truncation is None else truncation
         layers = self.config.generator.style_slots if truncation_layers is None else truncation_layers
-        wp = self.generator.truncate(self.generator.mapping(z, global_text[owner]), psi, layers)
+        means = None
         if truncation_mode == "prompt" and psi != 1:
-            means = self._prompt_means(global_text, first)[owner]
-            wp = torch.cat((torch.lerp(means, wp, psi)[:, :layers], wp[:, layers:]), dim=1)
-        outputs = [
-            self.generator.synthesize(wp[part], local_text[owner[part]], mask[owner[part]])
-            for part in torch.arange(len(seeds)).split(batch_size)
-        ]
+            means = self._prompt_means(global_text)
+        outputs = []
+        for start in range(0, len(seeds), batch_size):
+            rows = owner[start : start + batch_size]
+            wp = self.generator.mapping(self.noise(seeds[start : start + batch_size]), global_text[rows])
+            wp = self.generator.truncate(wp, psi, layers)
+            if means is not None:
+                wp = torch.cat((torch.lerp(means[rows], wp, psi)[:, :layers], wp[:, layers:]), dim=1)
+            outputs.append(self.generator.synthesize(wp, local_text[rows], mask[rows]))
         return Generation(
             images=torch.cat([image for image, _, _, _ in outputs]),
             pyramid={r: torch.cat([p[r] for _, p, _, _ in outputs]) for r in outputs[0][1]},
             routing=join_routing([routing for _, _, routing, _ in outputs]),
-            prompts=[prompts[index] for index in owner],
+            prompts=told,
             seeds=seeds,
         )
 
@@ -205,13 +212,13 @@ class AuroraPipeline:
         features = self.encoder.encode(prompts).to(self.device, self._dtype)
         return self.generator.encode_text(features.tokens, features.eot_index, features.mask)
 
-    def _prompt_means(self, global_text: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Mean wp of each prompt over 16 draws: [P, slots, D]."""
-        means = []
-        for text, seed in zip(global_text, seeds, strict=True):
-            shape = (PROMPT_MEAN_SAMPLES, self.config.generator.z_dim)
-            z = torch.randn(shape, generator=random_stream("prompt mean", seed)).to(self.device, self._dtype)
-            means.append(self.generator.mapping(z, text.expand(PROMPT_MEAN_SAMPLES, -1)).mean(0))
+    def _prompt_means(self, global_text: Tensor) -> Tensor:
+        """Mean wp of each prompt over 16 draws, the same for all pictures: [P, slots, D]."""
+        shape = (PROMPT_MEAN_SAMPLES, self.config.generator.z_dim)
+        z = torch.randn(shape, generator=random_stream("prompt mean")).to(self.device, self._dtype)
+        means = [
+            self.generator.mapping(z, text.expand(PROMPT_MEAN_SAMPLES, -1)).mean(0) for text in global_text
+        ]
         return torch.stack(means)
 
     @staticmethod

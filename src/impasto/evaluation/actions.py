@@ -5,16 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
-from impasto.command_options import drawing_options, usable_device, usable_dtype
+from impasto.command_options import drawing_options, progress_bars, ranks_of, usable_device, usable_dtype
 from impasto.config import ConfigError, override
 from impasto.data.options import DatasetOptions
 from impasto.evaluation.blind import score_blind, write_blind
@@ -33,10 +28,7 @@ from impasto.metrics.features import EXTRACTOR
 from impasto.metrics.retrieval import PICTURES as RETRIEVAL_PICTURES
 from impasto.metrics.retrieval import SIDE as RETRIEVAL_SIDE
 from impasto.metrics.retrieval import retrieval_of_set
-from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
-
-WAIT_MINUTES = 600.0  # of ranks for the slowest one, which may draw or compare much longer than a step takes
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -89,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_scenes(arguments: argparse.Namespace) -> None:
-    ranks = _ranks(arguments)
+    ranks = ranks_of(arguments)
     out, target = Path(arguments.out), Path(arguments.target)
     scorer, distractors = _scorer(arguments)
     if holds_pictures(target):
@@ -118,7 +110,7 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> None:
 def _evaluate_sets(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     ranks, extractor, options, scorer = _measuring(arguments)
-    with _progress() as progress:
+    with progress_bars() as progress:
         table = evaluate_sets(arguments.target, extractor, out, options, progress, scorer, ranks)
     _print_from(ranks, f"{table}\nwrote {out / 'report.html'}, report.md, report.json and sheets")
 
@@ -144,7 +136,7 @@ def _evaluate_protocol(arguments: argparse.Namespace) -> None:
         dtype=usable_dtype(arguments.dtype, arguments.device),
         drawing=_drawing(arguments),
     )
-    with _progress() as progress:
+    with progress_bars() as progress:
         table = evaluate_protocol(options, extractor, out, progress, scorer, ranks)
     _print_from(ranks, f"{table}\nwrote {out}: reports, sheets, and the pictures that were drawn")
 
@@ -159,7 +151,7 @@ def _evaluate_compbench(arguments: argparse.Namespace) -> None:
         raise ConfigError("--protocol compbench needs --set category=color, shape, texture, spatial ...")
     options = override(CompBenchOptions(category="non_spatial"), arguments.settings)
     scorer, _ = _scorer(arguments)
-    with _progress() as progress:
+    with progress_bars() as progress:
         line = evaluate_compbench(
             Path(arguments.target),
             Path(arguments.out),
@@ -197,7 +189,7 @@ def _drawing(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     """This process among its ranks, the extractor, the options of sets, the scorer or None."""
-    ranks = _ranks(arguments)
+    ranks = ranks_of(arguments)
     cache = Path(arguments.cache) if arguments.cache else default_cache()
     options = SetOptions(
         reference=arguments.reference,
@@ -211,13 +203,6 @@ def _measuring(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     scorer, distractors = _scorer(arguments)
     extractor = extractors.load_extractor(arguments.extractor or EXTRACTOR, arguments.device)
     return ranks, extractor, replace(options, distractors=distractors), scorer
-
-
-def _ranks(arguments: argparse.Namespace) -> Any:
-    """This process among its ranks; of several GPUs each has its own, which becomes --device."""
-    ranks = replace(Ranks.from_environment(usable_device(arguments.device)), timeout_minutes=WAIT_MINUTES)
-    arguments.device = str(ranks.device)
-    return ranks
 
 
 def _print_from(ranks: Any, text: str) -> None:
@@ -264,18 +249,3 @@ def _refuse_without_reference(arguments: argparse.Namespace) -> None:
     for name, value in asked.items():
         if value is not None:
             raise ConfigError(f"{name} means something only with --reference DIR")
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A bar for each set on stderr, if that is a terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, Any] = {}
-
-        def told(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name)
-            bar.update(tasks[name], completed=done, total=total)
-
-        yield told

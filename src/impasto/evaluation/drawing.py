@@ -1,13 +1,13 @@
-"""Pictures for prompts, drawn once: by a model, or by a command. A folder that was begun is gone on with."""
+"""Pictures for prompts, drawn once: by a model, or by a command. A folder that was begun is gone on with;
+what it is of stands beside it, in drawing.json."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import subprocess
-import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,15 +15,12 @@ from typing import Any
 import impasto
 from impasto.config import ConfigError
 from impasto.data.records import BadSampleError
+from impasto.drawing import RECORD, Order, Progress, claim, draw_folder, file_name
 from impasto.loading import identity
 from impasto.metrics.picture_sources import PictureSet
 from impasto.metrics.protocols import prompts_hash
-from impasto.pictures import save_png
 from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
-
-RECORD, FORMAT = "drawing.json", 1  # beside the folder of pictures
-Progress = Callable[[str, int, int], None]
 
 
 def draw_with_model(
@@ -50,21 +47,14 @@ def draw_with_model(
     if options:
         made["options"] = dict(options)
     _claim(folder, prompts, made, ranks)
-    starts = list(range(0, len(prompts), batch))[ranks.rank :: ranks.world_size]
-    missing = [start for start in starts if not _whole(folder, start, batch, len(prompts))]
-    if missing:
-        pipe = impasto.load(name).to(ranks.device, dtype)
-        for done, start in enumerate(missing):
-            progress("drawing", done, len(missing))
-            part = prompts[start : start + batch]
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*is untrained")
-                seeds = [seed + start + place for place in range(len(part))]
-                generation = pipe.generate(list(part), seed=seeds, batch_size=batch, **options)
-            for place, picture in enumerate(generation.pictures()):
-                told = pipe.settings(generation, place, options)
-                save_png(picture, folder / file_name(start + place), told)
-    ranks.barrier()
+    draw_folder(
+        lambda: impasto.load(name).to(ranks.device, dtype),
+        [Order(prompt, seed + number, options) for number, prompt in enumerate(prompts)],
+        folder,
+        ranks=ranks,
+        batch_size=batch,
+        progress=progress,
+    )
     return made
 
 
@@ -127,31 +117,13 @@ def check_prompts(pictures: PictureSet, prompts: Sequence[str]) -> None:
         )
 
 
-def file_name(number: int) -> str:
-    return f"{number:06d}.png"
-
-
 def _filled(word: str, places: dict[str, str]) -> str:
     for field, value in places.items():
         word = word.replace(field, value)
     return word
 
 
-def _whole(folder: Path, start: int, batch: int, count: int) -> bool:
-    return all((folder / file_name(n)).is_file() for n in range(start, min(start + batch, count)))
-
-
 def _claim(folder: Path, prompts: tuple[str, ...], made: dict[str, Any], ranks: Ranks) -> None:
     """The folder, for this drawing alone."""
-    document = {"format": FORMAT, "count": len(prompts), "prompts_sha256": prompts_hash(prompts), **made}
-    record = folder.parent / RECORD
-    if record.is_file():
-        if json.loads(record.read_text(encoding="utf-8")) != document:
-            raise ConfigError(f"{folder} holds pictures of another drawing ({RECORD}); choose another --out")
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; choose another --out")
-    ranks.barrier()
-    if ranks.is_main:
-        atomic_write_text(record, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    ranks.barrier()
+    document = {"count": len(prompts), "prompts_sha256": prompts_hash(prompts), **made}
+    claim(folder, folder.parent / RECORD, document, ranks)

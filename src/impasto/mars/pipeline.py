@@ -22,14 +22,17 @@ from impasto.mars.directories import (
     save_directory,
 )
 from impasto.mars.initial import new_model
+from impasto.mars.interleaving import generate_document
 from impasto.mars.prompts import PromptTokeniser
-from impasto.mars.sampling import GREEDY, SamplingSettings, caption_images, generate_images
+from impasto.mars.sampling import GREEDY, RowCallback, SamplingSettings, caption_images, generate_images
 from impasto.mars.semvie import is_visual
 from impasto.mars.texts import BYTE_PIECES, byte_tokeniser, read_tokeniser
 from impasto.mars.vq import VQTokenizer
-from impasto.pictures import from_images, to_images
+from impasto.pictures import PAPER, from_images, to_images
 from impasto.runtime.model_directory import halved, read_config
 
+MARKERS = 2  # begin and end of a picture
+BATCH_SIZE = 32  # pictures per pass, unless told otherwise
 Language = Literal["en", "zh"]
 FIRST_IDEOGRAPH = "\u2e80"  # Chinese writing begins about here; parts of characters decode to U+FFFD
 
@@ -137,17 +140,20 @@ class MarsPipeline:
         num_images: int = 1,
         *,
         seed: int | Sequence[int] = 0,
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE,
         guidance: float | None = None,
         temperature: float = 1.0,
         top_k: int = 1000,
         top_p: float = 1.0,
+        on_row: RowCallback | None = None,
     ) -> Generation:
         """Image k of every prompt is drawn with stream seed + k, on the CPU: it depends neither on the batch
         it is made in nor on the device. Several seeds are one for each prompt.
 
         guidance: how strongly the prompt is followed, 1 for not at all more than learned; the model's own
-        default. temperature, top_k, top_p: how a code is drawn, see `SamplingSettings`.
+        default. temperature, top_k, top_p: how a code is drawn, see `SamplingSettings`. on_row(row, codes):
+        called after each row of codes of a batch, for `preview`. Raises ValueError for a prompt that leaves
+        no room for a picture in the model's context.
         """
         if not self.trained:
             warnings.warn(f"'{self.name}' is untrained: its pictures show no prompt", stacklevel=2)
@@ -160,7 +166,7 @@ class MarsPipeline:
         if len(first) != len(texts):
             raise ValueError(f"{len(first)} seeds for {len(texts)} prompts; give one seed, or one for each")
         settings = SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p)
-        encoded = [self.prompts.encode(text) for text in texts]
+        encoded = [self._encode(text) for text in texts]
         seeds = [start + index for start in first for index in range(num_images)]
         owner = [index for index in range(len(texts)) for _ in range(num_images)]
         side, codes = self.config.model.grid(self.config.level), []
@@ -173,10 +179,59 @@ class MarsPipeline:
                 level=self.config.level,
                 guidance=self.config.guidance if guidance is None else guidance,
                 settings=settings,
+                on_row=on_row,
             )
             codes.append(drawn.unflatten(1, (side, side)))
         images = [self.parts.tokenizer.decode(part) for part in codes]
         return Generation(torch.cat(images), torch.cat(codes), [texts[index] for index in owner], seeds)
+
+    @torch.no_grad()
+    def preview(self, codes: Tensor) -> list[Image.Image]:
+        """Pictures of which rows are still missing: codes [B, N] of the first rows of the grid, as `on_row`
+        gets them. The decoder sees no more than those, so that the last row changes when the next comes."""
+        side, image_side = self.config.model.grid(self.config.level), self.config.resolution
+        decoded = to_images(self.parts.tokenizer.decode(codes.unflatten(1, (-1, side))))
+        pictures = []
+        for part in decoded:
+            picture = Image.new("RGB", (image_side, image_side), PAPER)
+            picture.paste(part, (0, 0))
+            pictures.append(picture)
+        return pictures
+
+    @torch.no_grad()
+    def write(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        max_words: int = 64,
+        max_pictures: int = 1,
+        temperature: float = 1.0,
+    ) -> list[str | Image.Image]:
+        """What follows a prompt: texts and pictures in the order that the model chooses (interleaved). A
+        model that was not trained on such documents opens no picture. ValueError for an empty prompt, or one
+        that leaves no room in the model's context."""
+        if not prompt:
+            raise ValueError("no prompt given")
+        if max_words < 1 or max_pictures < 0:
+            raise ValueError("max_words should be at least 1 and max_pictures at least 0")
+        parts = generate_document(
+            self.parts.model,
+            self._encode(prompt),
+            seed,
+            level=self.config.level,
+            max_words=max_words,
+            max_pictures=max_pictures,
+            settings=SamplingSettings(temperature=temperature),
+        )
+        side, found = self.config.model.grid(self.config.level), list[str | Image.Image]()
+        for part in parts:
+            if isinstance(part, Tensor):
+                if part.numel() == side * side:
+                    found += to_images(self.parts.tokenizer.decode(part.view(1, side, side)))
+            elif text := self.prompts.decode(part).strip():
+                found.append(text)
+        return found
 
     @torch.no_grad()
     def caption(
@@ -216,6 +271,15 @@ class MarsPipeline:
             "training_networks": self.provenance.get("training_networks", {}),
             "version": __version__,
         }
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a prompt. ValueError for more than fit into the context beside a picture and its markers."""
+        ids = self.prompts.encode(text)
+        model = self.config.model
+        room = model.language.context - model.image_length(self.config.level) - MARKERS
+        if len(ids) > room:
+            raise ValueError(f"the prompt has {len(ids):,} tokens; '{self.name}' reads at most {room:,}")
+        return ids
 
     def _pixels(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> Tensor:
         if isinstance(images, Tensor):

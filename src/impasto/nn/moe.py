@@ -159,7 +159,7 @@ class Experts(nn.Module):
         hidden = grouped_linear(buffer, self.weight_in.to(dtype), offsets)
         # A row's bias as a product with one-hot membership: its gradient is a matmul, not a scatter.
         hidden = hidden + F.one_hot(rows_per_expert, self.count).to(dtype) @ self.bias_in.to(dtype)
-        hidden = self._activate(hidden) * self.gain_out
+        hidden = self.activate(hidden) * self.gain_out
         output = grouped_linear(hidden, self.weight_out.to(dtype), offsets)
         bias = F.one_hot(expert_index, self.count).to(dtype) @ self.bias_out.to(dtype)
         return output.index_select(0, slot) + bias
@@ -180,11 +180,12 @@ class Experts(nn.Module):
                 count, alignment = rows.shape[0], group_alignment(x)
                 rows = F.pad(rows, (0, 0, 0, -count % alignment))
                 hidden = torch.addmm(bias_in, rows, weight_in.t(), alpha=self.gain_in)
-                hidden = self._activate(hidden)
+                hidden = self.activate(hidden)
                 outputs.append(torch.addmm(bias_out, hidden, weight_out.t(), alpha=self.gain_out)[:count])
         return x.new_empty(x.shape).index_copy(0, order, torch.cat(outputs))
 
-    def _activate(self, hidden: Tensor) -> Tensor:
+    def activate(self, hidden: Tensor) -> Tensor:
+        """[..., H or 2H] -> [..., H]."""
         if self.kind == "geglu":
             value, gate = hidden.chunk(2, dim=-1)
             return value * F.gelu(gate)

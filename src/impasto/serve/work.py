@@ -1,0 +1,97 @@
+"""What the thread of the models does, as values that say which rows may share a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from impasto.drawing import Drawn, draw
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from impasto.serve.engine import Served
+
+
+class SafetyFilter(Protocol):
+    """A hook for whoever runs the server. Both say why something is refused, or None for all right; they are
+    called in several threads."""
+
+    def check_prompt(self, prompt: str) -> str | None: ...
+
+    def check_picture(self, picture: Image.Image, prompt: str) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A picture as it goes out; `refused` says why it does not."""
+
+    png: bytes
+    seed: int
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Rows are (prompt, seed). `options`: the family's, as sorted pairs; `scale`: how many times as large."""
+
+    served: Served
+    options: tuple[tuple[str, Any], ...] = ()
+    scale: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        return self.served.batch_size
+
+    def run(self, rows: Sequence[tuple[str, int]]) -> list[Finished]:
+        drawn = draw(
+            self.served.pipe,
+            [prompt for prompt, _ in rows],
+            [seed for _, seed in rows],
+            dict(self.options),
+            batch_size=self.batch_size,
+            upscaler=self.served.upscalers.get(self.scale),
+        )
+        return [finish(one, self.served.safety) for one in drawn]
+
+
+def finish(drawn: Drawn, safety: SafetyFilter | None) -> Finished:
+    """A file, if the filter lets it pass."""
+    settings = drawn.settings
+    refused = None if safety is None else safety.check_picture(drawn.picture, settings["prompt"])
+    return Finished(b"" if refused else drawn.png(), settings["seed"], refused)
+
+
+@dataclass(frozen=True)
+class Describing:
+    """Rows are pictures; results are sentences."""
+
+    served: Served
+    language: str | None
+    max_tokens: int
+
+    @property
+    def batch_size(self) -> int:
+        return self.served.batch_size
+
+    def run(self, rows: Sequence[Image.Image]) -> list[str]:
+        return self.served.pipe.caption(
+            list(rows), self.language, max_tokens=self.max_tokens, batch_size=self.batch_size
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """Anything else: one function, by itself. Rows are its weight in the queue, the results are its own."""
+
+    served: Served
+    function: Callable[[], Any]
+    weight: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        return self.weight
+
+    def run(self, rows: Sequence[Any]) -> list[Any]:
+        return [self.function()] + [None] * (len(rows) - 1)
