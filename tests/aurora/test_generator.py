@@ -264,6 +264,7 @@ DECLARED_PARAMETERS = {
     "aurora-64-paper": 898_709_885,
     "aurora-openglyphs-64": 11_038_043,
     "aurora-scenes-32": 3_662_350,
+    "aurora-openglyphs-32": 3_662_350,
     "aurora-debug": 231_963,
 }
 

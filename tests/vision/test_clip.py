@@ -113,7 +113,7 @@ def test_incomplete_weights_are_refused(directory: Path, tmp_path: Path) -> None
         ("clip", "'clip' needs its weights: clip:DIRECTORY or clip:OWNER/MODEL"),
         ("two-tower:", "'two-tower' needs its weights: two-tower:DIRECTORY"),
         ("clip:./absent", "no such directory, and not a hub name (owner/model): ./absent"),
-        ("two-tower:absent", "no such directory: absent"),
+        ("two-tower:absent", "no such directory: absent, nor a shipped scorer (openglyphs-64)"),
     ],
 )
 def test_wrong_names_are_refused_in_one_line(name: str, message: str) -> None:
