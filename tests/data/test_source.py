@@ -206,6 +206,7 @@ def test_excluded_words_leave_samples_out_whatever_their_case(tmp_path):
     assert len(records) == found.samples == 15 and len(whole) == 20
     assert not any("blue mugs" in text for text in left) and not records.faults.counts()
     assert records.key(1) == whole.key(2)
+    assert len(open_data(folder, DatasetOptions(exclude=("blue mugs",)))) == 15
     with pytest.raises(DataError, match=r"dataset.exclude=\['number'\] leaves no sample"):
         resolve(str(folder), DatasetOptions(exclude=("number",)))
     with pytest.raises(ConfigError, match="every caption"):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from impasto.config import ConfigError
 from impasto.data.folder import FolderRecords
 from impasto.data.glyphs.sample import SAMPLE_NAME, sample_folder
@@ -21,11 +23,17 @@ REMOTE = ("http:", "https:", "s3:", "gs:", "hf:", "pipe:")
 def open_data(source: str | Path, options: DatasetOptions | None = None) -> Records:
     """The set at a path: tar files of a web dataset (a folder of them, or one), a folder with a metadata
     table, a folder with texts of the same names, a directory of Hugging Face `datasets`; or
-    scenes:COUNT[:SIDE]; or openglyphs:sample, the pictures that come with the package.
+    scenes:COUNT[:SIDE]; or openglyphs:sample, the pictures that come with the package. Without what
+    `options.exclude` names.
 
     `options.format` "auto" tells them apart by what is there. Raises ConfigError or DataError, in one line.
     """
     options = options or DatasetOptions()
+    records = _whole(source, options)
+    return without(records, options.exclude, str(source)) if options.exclude else records
+
+
+def _whole(source: str | Path, options: DatasetOptions) -> Records:
     name, path = str(source), Path(source)
     if name.startswith(REMOTE):
         raise ConfigError(
@@ -66,8 +74,6 @@ def resolve(source: str, options: DatasetOptions) -> tuple[Records, DatasetOptio
     more than `options.max_bad` of it was left out."""
     moved = bool(options.source) and options.source != source
     records = open_data(source, replace(options, format="auto") if moved else options)
-    if options.exclude:
-        records = without(records, options.exclude, source)
     total = len(records) + len(records.faults)
     if len(records.faults) > options.max_bad * total:
         raise too_many_bad(source, len(records.faults), total, options.max_bad, records.faults.summary())
@@ -91,8 +97,8 @@ def without(records: Records, words: Sequence[str], source: str) -> Part:
         except BadSampleError:
             return True
 
-    kept = [index for index in range(len(records)) if stays(index)]
-    if not kept:
+    kept = np.array([index for index in range(len(records)) if stays(index)], dtype=np.int64)
+    if not len(kept):
         raise DataError(f"{source}: dataset.exclude={list(words)} leaves no sample")
     return Part(records, kept)
 

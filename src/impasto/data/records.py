@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from impasto.data.options import Format
 
 UNKNOWN_LANGUAGE = "und"  # as BCP 47 writes it
@@ -104,7 +106,7 @@ class Records(Protocol):
 class Part:
     """Some samples of a set, numbered anew in their order."""
 
-    def __init__(self, whole: Records, indices: Sequence[int]) -> None:
+    def __init__(self, whole: Records, indices: np.ndarray) -> None:
         self._whole, self._indices = whole, indices
         self.format, self.faults, self.fingerprint = whole.format, whole.faults, whole.fingerprint
 

@@ -71,8 +71,7 @@ def split(records: Records, name: str) -> tuple[Part, Part]:
         held_out[places.argmin()] = True
     if held_out.all():
         held_out[places.argmax()] = False
-    training, held = (Part(records, np.flatnonzero(which).tolist()) for which in (~held_out, held_out))
-    return training, held
+    return Part(records, np.flatnonzero(~held_out)), Part(records, np.flatnonzero(held_out))
 
 
 class TrainingSet:
