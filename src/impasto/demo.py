@@ -123,7 +123,9 @@ def sheet(
 def run(out: Path) -> list[Verdict]:
     """Draw, judge, write sheet.png and verdicts.json."""
     scenes, glyphs = draw(SCENE_MODEL, SCENE_PROMPTS), draw(GLYPH_MODEL, GLYPH_PROMPTS)
-    small, large = (to_images(torch.cat(parts)) for parts in zip(enlarge(scenes), enlarge(glyphs), strict=True))
+    small, large = (
+        to_images(torch.cat(parts)) for parts in zip(enlarge(scenes), enlarge(glyphs), strict=True)
+    )
     verdicts = judge_scenes(to_images(scenes), SCENE_PROMPTS)
     verdicts += judge_glyphs(to_images(glyphs), GLYPH_PROMPTS, load_scorer(SCORER), other_captions())
     settings = {"models": [SCENE_MODEL, GLYPH_MODEL], "seed": SEED, "upscale": SCALE, "scorer": SCORER}

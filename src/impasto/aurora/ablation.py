@@ -83,11 +83,11 @@ CELLS = {
     "kernels-4": Cell(("model.generator.convolution.kernels=4",), "four kernels to select from"),
     "path-length": Cell(("training.path_length_weight=2",), "path-length regularisation as in StyleGAN2"),
     "growing-images": Cell(
-        ("growing.schedule=images", "growing.stage_images=2400"), "a new level every 2,400 images"
+        ("growing.schedule=images", "growing.stage_images=1200"), "a new level every 1,200 images"
     ),
     "growing-reference": Cell(
-        ("growing.schedule=reference", "growing.check_every=800", "growing.max_images=3200"),
-        "a new level at 1.5 times the reference, or after 3,200 images",
+        ("growing.schedule=reference", "growing.check_every=400", "growing.max_images=1600"),
+        "a new level at 1.5 times the reference, or after 1,600 images",
     ),
 }
 COLUMNS = {
@@ -105,7 +105,7 @@ COLUMNS = {
     "seconds": ("seconds",),
 }
 SHOWN = ("oracle, seen", "oracle, unseen", "colours right", "FD-EffNetLite0", "due to noise")  # in the figure
-DEFAULT_IMAGES = 9_600  # about four minutes of one thread
+DEFAULT_IMAGES = 4_800  # about four minutes of one thread in fp32
 DEFAULT_PROMPTS = 200  # of each split, in the evaluation
 REAL = 2_000  # pictures that generated ones are held against
 PATHS = 32  # prompts whose ways are measured
@@ -190,7 +190,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the runs and their results")
     parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
     parser.add_argument("--seeds", default="0,1,2", help="by commas (default 0,1,2)")
-    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="of a run (default 9,600)")
+    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="of a run (default 4,800)")
     parser.add_argument("--prompts", type=int, default=DEFAULT_PROMPTS, help="asked of each split (200)")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="A.B=C")
     parser.add_argument("--results", type=Path, help="folder of the results (default: OUT/results)")
