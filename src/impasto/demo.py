@@ -94,9 +94,8 @@ def other_captions() -> list[str]:
 
 
 def enlarge(images: Tensor) -> tuple[Tensor, Tensor]:
-    """[N, 3, R, R] in [-1,1], R at most 64 -> the same at 64 and at 256 pixels, both by Real-ESRGAN: four times
-    as large, 2x2 means of that where it is more than 64, and four times as large again. Raises as
-    `load_upscaler` does."""
+    """[N, 3, R, R] in [-1,1], R from 16 to 64 -> the same at 64 and at 256 pixels, both by Real-ESRGAN: means
+    over squares of what is four times as large, and that four times as large. Raises as `load_upscaler`."""
     upscaler = load_upscaler("realesrgan", SCALE)
     small = images if images.shape[-1] == SMALL else adaptive_avg_pool2d(upscaler.upscale(images), SMALL)
     return small, upscaler.upscale(small)
