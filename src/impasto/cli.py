@@ -258,7 +258,7 @@ def _train(arguments: argparse.Namespace) -> int:
         out=Path(arguments.out),
         data=arguments.data,
         resume=arguments.resume,
-        init_from=arguments.init_from,
+        init_from=_shipped_or_given(arguments.init_from),
         time_limit=arguments.time_limit,
         device=device,
         log_to=tuple(arguments.log_to),
@@ -266,6 +266,17 @@ def _train(arguments: argparse.Namespace) -> int:
     reason = family.launch(arguments.preset, run, options)
     print(f"{reason}; the run is in {options.out}, its model in {options.out / 'model'}")
     return 0
+
+
+def _shipped_or_given(name: str | None) -> str | None:
+    """A shipped model's directory for its name; anything else as it is."""
+    from pathlib import Path
+
+    from impasto.loading import shipped_models
+
+    if name is None or Path(name).exists():
+        return name
+    return str(shipped_models().get(name, name))
 
 
 def _estimate(arguments: argparse.Namespace) -> int:

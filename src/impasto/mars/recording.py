@@ -8,6 +8,7 @@ from impasto.mars.directories import MarsParts, MarsPipelineConfig, TokenizerPar
 from impasto.mars.lora import has_adapters, without_adapters
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.run_folder import RunLog
+from impasto.mars.story_validation import SHEET_STORIES, StoryValidation, story_sheet
 from impasto.mars.training_state import StageState
 from impasto.mars.validation import SUFFIXES, Validation
 from impasto.pictures import contact_sheet, to_images
@@ -39,9 +40,13 @@ class StageRecorder:
             guidance=run.training.guidance,
         )
         self.validations: Sequence[Validation] = ()
+        self.stories: Sequence[StoryValidation] = ()
         self.prompts: list[str] = []
         if log.ranks.is_main or state.shards is not None:
-            if pictures is None:
+            if run.training.pictures_per_story:
+                self.stories = [StoryValidation(run, tokenizer, split) for split in SUFFIXES]
+                self.validations = [Validation(run, tokenizer, "train")]
+            elif pictures is None:
                 self.validations = [Validation(run, tokenizer, split) for split in SUFFIXES]
             else:
                 self.validations = [Validation(run, tokenizer, "train", pictures.held_out)]
@@ -68,15 +73,22 @@ class StageRecorder:
         values: dict[str, float] = {"tokens": state.tokens}
         for found in self.validations:
             values |= found.likelihoods(state)
+        for stories in self.stories:
+            values |= stories.likelihoods(state)
         values |= self.validations[0].drift(state)
         pictures = self.pipe.generate(self.prompts, SHEET_PICTURES, seed=0).pictures()
         rows = [pictures[n : n + SHEET_PICTURES] for n in range(0, len(pictures), SHEET_PICTURES)]
         self.log.sheet(state.images, "sheet", contact_sheet(rows, self.prompts, cell=CELL))
         if state.images:
-            for found in self.validations if self.has_oracle else ():
+            for found in (*self.validations, *self.stories) if self.has_oracle else ():
                 values |= found.scores(self.pipe)
             if state.run.training.image_to_text:
                 self._describe(state)
+            if self.stories:
+                written = [
+                    story for found in self.stories for story in found.written(self.pipe, SHEET_STORIES // 2)
+                ]
+                self.log.sheet(state.images, "stories", story_sheet(written))
         shown = [name for name in values if name.startswith(("score", "validation/"))]
         self.log.scores(state.images, values, shown)
 
