@@ -14,6 +14,7 @@ from impasto.data.scenes import (
     Scene,
     caption,
     caption_and_contrast,
+    caption_in_languages,
     gather_lone,
     parse_prompt,
     realise,
@@ -28,9 +29,10 @@ _TRIES = 20  # a caption without colour or shape leaves open a pair that may bel
 @dataclass(frozen=True, kw_only=True)
 class SceneOptions:
     """Which scenes. `languages` of captions: names, drawn with equal chance, or a weight for each name;
-    `categories` None: all six. `near_misses` is the share of samples that come with a caption wrong by one fact, for the matching loss (ours). So many
-    consecutive positions as `pictures_per_caption` are different pictures of one caption. `lone_spread` is
-    how far from the middle an object that is alone stands: 1 anywhere, 0 in the middle."""
+    `categories` None: all six. `near_misses` is the share of samples that come with a caption wrong by one
+    fact, for the matching loss (ours). So many consecutive positions as `pictures_per_caption` are different
+    pictures of one caption. `lone_spread` is how far from the middle an object that is alone stands: 1
+    anywhere, 0 in the middle."""
 
     max_objects: int = 4
     textures: bool = True
@@ -58,7 +60,7 @@ class SceneSource:
 
     def __init__(self, resolution: int, options: SceneOptions, *, seed: int = 0, split: str = "train"):
         self.resolution, self.options, self.split = resolution, options, split
-        self._stream = (seed, SPLITS.index(split))
+        self._stream: tuple[int, ...] = (seed, SPLITS.index(split))
         self._recent: dict[int, tuple[Scene, str, str | None]] = {}
 
     def batch(self, positions: Sequence[int]) -> tuple[Tensor, list[str]]:
@@ -133,6 +135,11 @@ class SceneSource:
         scene = self._scene(position)[0]
         rngs = (np.random.default_rng((*self._stream, position, number)) for number in range(count))
         return [caption(scene, rng, language=self._language(position, rng)) for rng in rngs]
+
+    def in_languages(self, position: int) -> tuple[Scene, dict[str, str]]:
+        """The scene at a position, and the same facts of it told in every language."""
+        scene, _, rng = self._scene(position)
+        return scene, caption_in_languages(scene, rng)
 
     def _language(self, position: int, rng: np.random.Generator) -> str:
         """Of one phrasing of the scene at a position."""

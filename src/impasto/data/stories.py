@@ -1,9 +1,9 @@
 """Stories: documents of sentences with a picture after each, made of scenes that follow one another.
 
-A story is told in one language, before one background. From picture to picture one object keeps its colour or
-its shape, and the rest changes: the sentence to come depends on what came before, and whether it does can be
-checked. The pictures of all stories stand in one endless order, picture p being number p % `pictures` of story
-p // `pictures`.
+A story is told in one language, before one background. From picture to picture one object keeps its colour
+or its shape, and the rest changes: the sentence to come depends on what came before, and whether it does can
+be checked. The pictures of all stories stand in one endless order, picture p being number p % `pictures` of
+story p // `pictures`.
 """
 
 from itertools import product

@@ -14,10 +14,12 @@ from impasto.config import ConfigError, override
 from impasto.data.options import DatasetOptions
 from impasto.evaluation.blind import score_blind, write_blind
 from impasto.evaluation.compbench import CompBenchOptions, evaluate_compbench
+from impasto.evaluation.languages import evaluate_languages
 from impasto.evaluation.pictures import evaluate_pictures, holds_pictures
 from impasto.evaluation.protocols import ProtocolOptions, evaluate_protocol, is_model
 from impasto.evaluation.scenes import evaluate_model
 from impasto.evaluation.sets import SetOptions, evaluate_sets
+from impasto.evaluation.stories import evaluate_stories
 from impasto.evaluation.table import compare_reports
 from impasto.families import check_options
 from impasto.loading import describe
@@ -29,6 +31,12 @@ from impasto.metrics.retrieval import PICTURES as RETRIEVAL_PICTURES
 from impasto.metrics.retrieval import SIDE as RETRIEVAL_SIDE
 from impasto.metrics.retrieval import retrieval_of_set
 from impasto.runtime.files import atomic_write_text
+
+# {protocol: (what evaluates a model, how many scenes or stories where --count does not say)}
+OF_MODELS: dict[str, tuple[Any, int]] = {
+    "languages": (evaluate_languages, 500),
+    "stories": (evaluate_stories, 200),
+}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -52,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; name a folder")
     _drawing(arguments)
-    with_protocol = arguments.protocol not in (None, "scenes", "compbench")
+    with_protocol = arguments.protocol not in (None, "scenes", "compbench", *OF_MODELS)
     if arguments.reference is not None and arguments.target is None and arguments.command is None:
         raise ConfigError(f"--reference goes with a folder of pictures, not with {given[0]}")
     if arguments.compare is not None:
@@ -67,6 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(score_blind(Path(arguments.blind_answers), out), end="")
     elif arguments.protocol == "compbench":
         _evaluate_compbench(arguments)
+    elif arguments.protocol in OF_MODELS:
+        _evaluate_of_model(arguments)
     elif with_protocol:
         _evaluate_protocol(arguments)
     elif arguments.command is not None:
@@ -105,6 +115,29 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> None:
             drawing=_drawing(arguments),
         )
     _print_from(ranks, f"{table}\nwrote {out / 'report.md'}, report.json and sheets")
+
+
+def _evaluate_of_model(arguments: argparse.Namespace) -> None:
+    """A protocol that asks a model, and takes neither pictures nor a reference."""
+    name = arguments.protocol
+    if arguments.target is None or not is_model(arguments.target):
+        raise ConfigError(f"--protocol {name} takes a MODEL")
+    for option in ("reference", "scorer"):
+        if getattr(arguments, option) is not None:
+            raise ConfigError(f"--protocol {name} has no --{option}")
+    evaluate, count = OF_MODELS[name]
+    out, device = Path(arguments.out), usable_device(arguments.device)
+    table = evaluate(
+        arguments.target,
+        out,
+        count=count if arguments.count is None else arguments.count,
+        seed=arguments.seed,
+        device=device,
+        dtype=usable_dtype(arguments.dtype, device),
+        settings=arguments.settings,
+        drawing=_drawing(arguments),
+    )
+    print(f"{table}\nwrote {out / 'report.html'}, report.md, report.json and sheets")
 
 
 def _evaluate_sets(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--protocol",
-        choices=("scenes", "train-10k", "coco-30k", "openglyphs", "compbench"),
+        choices=("scenes", "languages", "stories", "train-10k", "coco-30k", "openglyphs", "compbench"),
         help="what to measure (scenes, unless there is a --reference)",
     )
     verb.add_argument(

@@ -26,6 +26,7 @@ from impasto.mars.interleaving import generate_document
 from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.sampling import GREEDY, RowCallback, SamplingSettings, caption_images, generate_images
 from impasto.mars.semvie import is_visual
+from impasto.mars.sequence import text_to_image
 from impasto.mars.texts import BYTE_PIECES, byte_tokeniser, read_tokeniser
 from impasto.mars.vq import VQTokenizer
 from impasto.pictures import PAPER, from_images, to_images
@@ -228,6 +229,8 @@ class MarsPipeline:
         max_pictures: int = 1,
         guidance: float = 1.0,
         temperature: float = 1.0,
+        top_k: int = 1000,
+        top_p: float = 1.0,
     ) -> Writing:
         """What follows a prompt: texts and pictures in the order that the model chooses (interleaved). A
         model that was not trained on such documents opens no picture. guidance: how strongly a picture
@@ -246,7 +249,7 @@ class MarsPipeline:
             max_words=max_words,
             max_pictures=max_pictures,
             guidance=guidance,
-            settings=SamplingSettings(temperature=temperature),
+            settings=SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p),
         )
         side, found = self.config.model.grid(self.config.level), list[str | Image.Image]()
         whole = list[str | Image.Image]()
@@ -287,6 +290,22 @@ class MarsPipeline:
             )
             texts += [self.prompts.decode(ids).strip() for ids in written]
         return texts
+
+    @torch.no_grad()
+    def likelihoods(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """The natural logarithm of how likely the codes of each picture are after its prompt."""
+        codes = [
+            self.parts.tokenizer.encode(one[None].to(self.device)).flatten(1)
+            for one in self._pixels(pictures)
+        ]
+        found = []
+        for row, prompt in zip(codes, prompts, strict=True):
+            model, ids = self.config.model, self._encode(prompt)
+            batch = text_to_image(model, [ids], row.cpu(), level=self.config.level, end_token_loss=False)
+            losses = self.parts.model.losses(batch.to(self.device))
+            assert losses.image is not None
+            found.append(-float(losses.image) * losses.image_tokens)
+        return found
 
     def settings(self, generation: Generation, index: int, options: Mapping[str, Any]) -> dict[str, Any]:
         """What made picture `index`, for its PNG metadata."""

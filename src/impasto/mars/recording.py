@@ -8,10 +8,10 @@ from impasto.mars.directories import MarsParts, MarsPipelineConfig, TokenizerPar
 from impasto.mars.lora import has_adapters, without_adapters
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.run_folder import RunLog
-from impasto.mars.story_validation import SHEET_STORIES, StoryValidation, story_sheet
+from impasto.mars.story_validation import SHEET_STORIES, StoryValidation
 from impasto.mars.training_state import StageState
 from impasto.mars.validation import SUFFIXES, Validation
-from impasto.pictures import contact_sheet, to_images
+from impasto.pictures import contact_sheet, story_sheet, to_images
 from impasto.runtime.sharding import dropped_afterwards, take_part
 
 SHEET_PROMPTS, SHEET_PICTURES, CELL = 6, 4, 96
@@ -80,13 +80,15 @@ class StageRecorder:
         rows = [pictures[n : n + SHEET_PICTURES] for n in range(0, len(pictures), SHEET_PICTURES)]
         self.log.sheet(state.images, "sheet", contact_sheet(rows, self.prompts, cell=CELL))
         if state.images:
-            for found in (*self.validations, *self.stories) if self.has_oracle else ():
+            for found in self.validations if self.has_oracle else ():
                 values |= found.scores(self.pipe)
+            for stories in self.stories:
+                values |= stories.scores(self.pipe)
             if state.run.training.image_to_text:
                 self._describe(state)
             if self.stories:
                 written = [
-                    story for found in self.stories for story in found.written(self.pipe, SHEET_STORIES // 2)
+                    w.whole for found in self.stories for w in found.written(self.pipe, SHEET_STORIES // 2)
                 ]
                 self.log.sheet(state.images, "stories", story_sheet(written))
         shown = [name for name in values if name.startswith(("score", "validation/"))]
@@ -106,6 +108,7 @@ class StageRecorder:
             "images_seen": state.images,
             "tokens_seen": state.tokens,
             "data": data_provenance(state.run),
+            **_of_stories(state.run.training.pictures_per_story),
         }
         self._whole(state).save_pretrained(self.log.out / "model")
         self.log.finish_checkpoint(state.run.training.keep_checkpoints)
@@ -128,3 +131,7 @@ class StageRecorder:
         texts = self.pipe.caption(pictures)
         sheet = contact_sheet([[picture] for picture in to_images(pictures)], texts, cell=4 * CELL)
         self.log.sheet(state.images, "captions", sheet)
+
+
+def _of_stories(pictures: int) -> dict[str, int]:
+    return {"pictures_per_story": pictures} if pictures else {}

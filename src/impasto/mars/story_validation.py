@@ -2,7 +2,6 @@
 scores of those that the model writes."""
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from impasto.data.stories import StorySource
@@ -14,11 +13,10 @@ from impasto.mars.training_config import StageRun
 from impasto.mars.validation import SCORE_SHIFT, SUFFIXES, VALIDATION_SHIFT, Mean, Reader
 from impasto.mars.vq_training import extract_codes
 from impasto.metrics.stories import Told, judge_stories
-from impasto.pictures import PAPER, contact_sheet
 
 BATCH = 12
 WORDS = 48  # tokens of a sentence, at most
-SHEET_STORIES, CELL = 6, 96
+SHEET_STORIES = 6
 
 
 class StoryValidation:
@@ -66,9 +64,10 @@ class StoryValidation:
     def written(self, pipe: MarsPipeline, count: int) -> list[Writing]:
         """What the model makes of the first sentences, with room for one picture more than a story has."""
         most = self.run.training.pictures_per_story + 1
-        options = {"max_words": WORDS * most, "max_pictures": most, "guidance": pipe.config.guidance}
+        words, guidance = WORDS * most, pipe.config.guidance
         return [
-            pipe.write_document(text, seed=seed, **options) for seed, text in enumerate(self.first[:count])
+            pipe.write_document(text, seed=seed, max_words=words, max_pictures=most, guidance=guidance)
+            for seed, text in enumerate(self.first[:count])
         ]
 
     def _document(self, state: Reader, sentences: list[str], codes: Tensor) -> list[list[int] | Tensor]:
@@ -76,17 +75,6 @@ class StoryValidation:
         for text, picture in zip(sentences, codes, strict=True):
             parts += [state.prompts.encode(text)[: self.run.sentence_length], picture]
         return parts
-
-
-def story_sheet(stories: list[Writing], cell: int = CELL) -> Image.Image:
-    """A row of pictures for each story, its sentences above them."""
-    rows, labels = [], []
-    blank = Image.new("RGB", (cell, cell), PAPER)
-    for story in stories:
-        pictures = [part for part in story.whole if not isinstance(part, str)]
-        rows.append(pictures or [blank])
-        labels.append(" | ".join(part for part in story.whole if isinstance(part, str)))
-    return contact_sheet(rows, labels, cell=cell)
 
 
 def _in_parts(texts: list[str], count: int) -> list[list[str]]:
