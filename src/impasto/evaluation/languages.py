@@ -15,7 +15,7 @@ from PIL import Image
 import impasto
 from impasto.config import to_dict
 from impasto.data.scenes import LANGUAGES, render
-from impasto.evaluation.painters import options_of, painter
+from impasto.evaluation.painters import options_of, painter_of
 from impasto.evaluation.scene_sheets import SET_TITLES, write_page
 from impasto.metrics.languages import Consistency, judge_languages, scenes_in_languages
 from impasto.metrics.scenes import SEEN_SET, UNSEEN_SET, Painter
@@ -39,10 +39,10 @@ def evaluate_languages(
     settings: Sequence[str] = (),
     drawing: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """Score `count` scenes of seen and of unseen combinations in each language; writes report.json, report.md,
-    report.html and a sheet of each set, and returns the table."""
+    """Score `count` scenes of seen and of unseen combinations in each language; writes report.json,
+    report.md, report.html and a sheet of each set, and returns the table."""
     pipe = impasto.load(name).to(device, dtype)
-    paint, options = painter(pipe, Ranks(), drawing), options_of(pipe, settings)
+    paint, options = painter_of(pipe, Ranks(), drawing), options_of(pipe, settings)
     found, sheets = {}, []
     for group, split in SPLITS.items():
         scenes, texts = scenes_in_languages(options, count, split)

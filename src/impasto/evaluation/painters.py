@@ -14,7 +14,7 @@ from impasto.metrics.scenes import Painter
 from impasto.runtime.dist import Ranks
 
 
-def painter(pipe: Any, ranks: Ranks, drawing: Mapping[str, Any]) -> Painter:
+def painter_of(pipe: Any, ranks: Ranks, drawing: Mapping[str, Any]) -> Painter:
     """Every prompt has noise of its own. All ranks paint a share and have all pictures."""
 
     def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
@@ -40,5 +40,10 @@ def painter(pipe: Any, ranks: Ranks, drawing: Mapping[str, Any]) -> Painter:
 
 def options_of(pipe: Any, settings: Sequence[str]) -> SceneOptions:
     """The scenes that a model was trained on, as far as it says so, with overrides."""
-    trained_on = pipe.provenance.get("data", {}).get("scenes")
+    return scenes_trained_on(pipe.provenance, settings)
+
+
+def scenes_trained_on(provenance: Mapping[str, Any], settings: Sequence[str]) -> SceneOptions:
+    """The same of a model that is not loaded."""
+    trained_on = provenance.get("data", {}).get("scenes")
     return override(from_dict(SceneOptions, trained_on) if trained_on else SceneOptions(), list(settings))

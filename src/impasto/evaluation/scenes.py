@@ -16,7 +16,7 @@ from impasto.config import to_dict
 from impasto.data.scene_source import SceneOptions
 from impasto.data.scenes import render
 from impasto.evaluation.model_card import model_card
-from impasto.evaluation.painters import options_of, painter
+from impasto.evaluation.painters import options_of, painter_of
 from impasto.evaluation.scene_sheets import SET_TITLES, scene_sheets, write_page
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
 from impasto.metrics.features import (
@@ -68,7 +68,7 @@ def evaluate_model(
     if scorer is not None:
         refuse_training_networks(scorer.name, scorer, pipe.provenance.get("training_networks", {}))
     blank = type(pipe).untrained(pipe.config, name=pipe.name).to(device, dtype)
-    painters = {MODEL: painter(pipe, ranks, drawing), UNTRAINED: painter(blank, ranks, drawing)}
+    painters = {MODEL: painter_of(pipe, ranks, drawing), UNTRAINED: painter_of(blank, ranks, drawing)}
     options = options_of(pipe, settings)
     console = Console(stderr=True)
     with console.status("scoring") as status:

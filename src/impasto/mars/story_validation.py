@@ -57,9 +57,9 @@ class StoryValidation:
         try:
             found = judge_stories([Told(one.whole, one.ended) for one in written])
         except ValueError:  # hardly any opened a picture
-            return {f"score{self.suffix}/{name}": value for name, value in values.items()}
-        values |= {"overall": found.match.mean, "shuffled": found.shuffled.mean}
-        return {f"score{self.suffix}/{name}": value for name, value in values.items()}
+            return {f"score{self.suffix}/stories_{name}": value for name, value in values.items()}
+        values |= {"match": found.match.mean, "shuffled": found.shuffled.mean}
+        return {f"score{self.suffix}/stories_{name}": value for name, value in values.items()}
 
     def written(self, pipe: MarsPipeline, count: int) -> list[Writing]:
         """What the model makes of the first sentences, with room for one picture more than a story has."""
