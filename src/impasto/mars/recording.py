@@ -8,9 +8,10 @@ from impasto.mars.directories import MarsParts, MarsPipelineConfig, TokenizerPar
 from impasto.mars.lora import has_adapters, without_adapters
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.run_folder import RunLog
+from impasto.mars.story_validation import SHEET_STORIES, StoryValidation
 from impasto.mars.training_state import StageState
 from impasto.mars.validation import SUFFIXES, Validation
-from impasto.pictures import contact_sheet, to_images
+from impasto.pictures import contact_sheet, story_sheet, to_images
 from impasto.runtime.sharding import dropped_afterwards, take_part
 
 SHEET_PROMPTS, SHEET_PICTURES, CELL = 6, 4, 96
@@ -39,9 +40,13 @@ class StageRecorder:
             guidance=run.training.guidance,
         )
         self.validations: Sequence[Validation] = ()
+        self.stories: Sequence[StoryValidation] = ()
         self.prompts: list[str] = []
         if log.ranks.is_main or state.shards is not None:
-            if pictures is None:
+            if run.training.pictures_per_story:
+                self.stories = [StoryValidation(run, tokenizer, split) for split in SUFFIXES]
+                self.validations = [Validation(run, tokenizer, "train")]
+            elif pictures is None:
                 self.validations = [Validation(run, tokenizer, split) for split in SUFFIXES]
             else:
                 self.validations = [Validation(run, tokenizer, "train", pictures.held_out)]
@@ -68,6 +73,8 @@ class StageRecorder:
         values: dict[str, float] = {"tokens": state.tokens}
         for found in self.validations:
             values |= found.likelihoods(state)
+        for stories in self.stories:
+            values |= stories.likelihoods(state)
         values |= self.validations[0].drift(state)
         pictures = self.pipe.generate(self.prompts, SHEET_PICTURES, seed=0).pictures()
         rows = [pictures[n : n + SHEET_PICTURES] for n in range(0, len(pictures), SHEET_PICTURES)]
@@ -75,8 +82,15 @@ class StageRecorder:
         if state.images:
             for found in self.validations if self.has_oracle else ():
                 values |= found.scores(self.pipe)
+            for stories in self.stories:
+                values |= stories.scores(self.pipe)
             if state.run.training.image_to_text:
                 self._describe(state)
+            if self.stories:
+                written = [
+                    w.whole for found in self.stories for w in found.written(self.pipe, SHEET_STORIES // 2)
+                ]
+                self.log.sheet(state.images, "stories", story_sheet(written))
         shown = [name for name in values if name.startswith(("score", "validation/"))]
         self.log.scores(state.images, values, shown)
 
@@ -94,6 +108,7 @@ class StageRecorder:
             "images_seen": state.images,
             "tokens_seen": state.tokens,
             "data": data_provenance(state.run),
+            **_of_stories(state.run.training.pictures_per_story),
         }
         self._whole(state).save_pretrained(self.log.out / "model")
         self.log.finish_checkpoint(state.run.training.keep_checkpoints)
@@ -116,3 +131,7 @@ class StageRecorder:
         texts = self.pipe.caption(pictures)
         sheet = contact_sheet([[picture] for picture in to_images(pictures)], texts, cell=4 * CELL)
         self.log.sheet(state.images, "captions", sheet)
+
+
+def _of_stories(pictures: int) -> dict[str, int]:
+    return {"pictures_per_story": pictures} if pictures else {}

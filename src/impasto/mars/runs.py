@@ -55,6 +55,23 @@ def nano_stage2() -> StageRun:
     return replace(run, training=training)
 
 
+def nano_stories() -> StageRun:
+    """Documents of three sentences with a picture after each, from a model that draws already."""
+    run = nano_stage2()
+    training = replace(
+        run.training,
+        tokens=2_304_000,
+        batch=36,
+        pictures=12_000,
+        pictures_per_story=3,
+        seed=2,
+        log_every=23_040,
+        sample_every=1_152_000,
+        checkpoint_every=576_000,
+    )
+    return replace(run, training=training)
+
+
 def debug_tokenizer() -> TokenizerRun:
     """16 px to a grid of 4 x 4; for tests, as all debug runs."""
     return TokenizerRun(
@@ -138,6 +155,11 @@ def debug_stage2() -> StageRun:
     return replace(run, training=replace(run.training, image_to_text=0.0, seed=1))
 
 
+def debug_stories() -> StageRun:
+    run = debug_stage2()
+    return replace(run, training=replace(run.training, pictures_per_story=2, seed=2))
+
+
 RUNS: dict[str, Callable[[], MarsRun]] = {
     "mars-7b/stage1": seven_billion_stage1,
     "mars-7b/stage2": seven_billion_stage2,
@@ -145,8 +167,10 @@ RUNS: dict[str, Callable[[], MarsRun]] = {
     "mars-nano/language": nano_language,
     "mars-nano/stage1": nano_stage1,
     "mars-nano/stage2": nano_stage2,
+    "mars-nano/stories": nano_stories,
     "mars-debug/tokenizer": debug_tokenizer,
     "mars-debug/language": debug_language,
     "mars-debug/stage1": debug_stage1,
     "mars-debug/stage2": debug_stage2,
+    "mars-debug/stories": debug_stories,
 }
