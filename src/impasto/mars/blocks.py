@@ -30,7 +30,8 @@ class BlockGeometry:
     @classmethod
     def of(cls, config: MarsConfig) -> "BlockGeometry":
         assert config.super_resolution is not None
-        return cls(*config.grids[-2:], config.super_resolution.block_side)
+        low, high = config.grids[-2:]
+        return cls(low, high, config.super_resolution.block_side)
 
     @property
     def steps(self) -> int:

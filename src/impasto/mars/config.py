@@ -83,8 +83,8 @@ class SuperResolutionConfig:
     there is such a stage is the paper's; everything here is a proposal of section 10 of the notes."""
 
     tokens_per_step: int = 4  # K: a square block of codes at once
-    # "block": a small causal network that emits the K codes in order. "independent": K linear heads, the plain
-    # reading of "next K tokens", which draws neighbours that know nothing of each other.
+    # "block": a small causal network that emits the K codes in order. "independent": K linear heads, the
+    # plain reading of "next K tokens", which draws neighbours that know nothing of each other.
     head: Literal["block", "independent"] = "block"
     anchor: bool = True  # add the embedding of a block's own low-resolution code to its step
     head_width: int | None = None  # of the block head; None: a quarter of the model's

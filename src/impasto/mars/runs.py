@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from impasto.data.scene_source import SceneOptions
-from impasto.mars.config import LanguageConfig, MarsConfig, VisualConfig
+from impasto.mars.config import LanguageConfig, MarsConfig, SuperResolutionConfig, VisualConfig
 from impasto.mars.presets import mars_nano
 from impasto.mars.training_config import LanguageRun, LanguageTraining, Optimisation, StageRun, StageTraining
 from impasto.mars.vq import VQConfig
@@ -52,6 +52,28 @@ def nano_stage2() -> StageRun:
         seed=1,
     )
     return replace(run, training=training)
+
+
+def nano_stage3() -> StageRun:
+    """From 32 to 64 px with the same tokenizer, from stage II."""
+    run = nano_stage1()
+    return replace(
+        run,
+        model=replace(run.model, grids=(8, 16), super_resolution=SuperResolutionConfig()),
+        level=1,
+        training=replace(
+            run.training,
+            tokens=5_120_000,
+            batch=20,
+            image_to_text=0.0,
+            optimisation=Optimisation(learning_rate=2e-3),
+            guidance=1.0,
+            log_every=102_400,
+            sample_every=1_024_000,
+            checkpoint_every=1_024_000,
+            seed=2,
+        ),
+    )
 
 
 def debug_tokenizer() -> TokenizerRun:
@@ -137,13 +159,35 @@ def debug_stage2() -> StageRun:
     return replace(run, training=replace(run.training, image_to_text=0.0, seed=1))
 
 
+def debug_stage3() -> StageRun:
+    """From 16 to 32 px."""
+    run = debug_stage1()
+    return replace(
+        run,
+        model=replace(run.model, grids=(4, 8), super_resolution=SuperResolutionConfig()),
+        level=1,
+        training=replace(
+            run.training,
+            tokens=2_048,
+            image_to_text=0.0,
+            guidance=1.0,
+            log_every=512,
+            sample_every=1_024,
+            checkpoint_every=1_024,
+            seed=2,
+        ),
+    )
+
+
 RUNS: dict[str, Callable[[], MarsRun]] = {
     "mars-nano/tokenizer": vq_nano_32_run,
     "mars-nano/language": nano_language,
     "mars-nano/stage1": nano_stage1,
     "mars-nano/stage2": nano_stage2,
+    "mars-nano/stage3": nano_stage3,
     "mars-debug/tokenizer": debug_tokenizer,
     "mars-debug/language": debug_language,
     "mars-debug/stage1": debug_stage1,
     "mars-debug/stage2": debug_stage2,
+    "mars-debug/stage3": debug_stage3,
 }

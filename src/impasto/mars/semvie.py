@@ -67,8 +67,9 @@ class MarsModel(nn.Module):
         """Hidden states [B, T, width] after the final norm.
 
         tokens [B, T] int64 ids of the whole vocabulary, or embeddings [B, T, width] in their place, or what
-        makes embeddings, called where the rows of a sharded model are at hand; modality: a Routing, or [B, T] bool with True for the visual expert; mask [B, T] bool, False for
-        padding; positions [B, T], counted from the mask by default; memory: what came before.
+        makes embeddings, called where the rows of a sharded model are at hand; modality: a Routing, or [B, T]
+        bool with True for the visual expert; mask [B, T] bool, False for padding; positions [B, T], counted
+        from the mask by default; memory: what came before.
         """
         routing = IndexRouting(modality) if isinstance(modality, Tensor) else modality
         tokens = tokens if isinstance(tokens, Tensor) else tokens()

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from impasto.mars.blocks import BlockGeometry, Blocks
@@ -43,7 +45,12 @@ class SuperResolutionBatch:
 
 
 def super_resolution(
-    config: MarsConfig, captions: Sequence[Sequence[int]], low: Tensor, high: Tensor, *, least_columns: int = 0
+    config: MarsConfig,
+    captions: Sequence[Sequence[int]],
+    low: Tensor,
+    high: Tensor,
+    *,
+    least_columns: int = 0,
 ) -> SuperResolutionBatch:
     """captions: text ids, empty for a dropped one. least_columns: of text, padding if all captions are
     shorter. ValueError for ids that are no text or no codes, or a wrong number of codes."""
@@ -52,6 +59,17 @@ def super_resolution(
     check_codes(config.tokens, high, count, geometry.high**2)
     text, mask = left_padded(config.tokens, captions, least_columns)
     return SuperResolutionBatch(text, mask, low.cpu().long(), high.cpu().long())
+
+
+def corrupt(low: Tensor, codes: int, share: float, seeds: Sequence[Sequence[int]]) -> Tensor:
+    """low [B, n] with about that share of each row put at random, by the row's own seed: the codes that stage
+    III will be given are drawn, and not all of them right."""
+    rows = []
+    for row, seed in zip(low, seeds, strict=True):
+        rng = np.random.default_rng(seed)
+        others = torch.from_numpy(rng.integers(codes, size=len(row)))
+        rows.append(torch.where(torch.from_numpy(rng.random(len(row)) < share), others, row))
+    return torch.stack(rows)
 
 
 def losses(
@@ -97,7 +115,9 @@ def generate_high(
     geometry, settings = BlockGeometry.of(model.config), settings or SamplingSettings()
     check_codes(model.tokens, low, len(captions), geometry.low**2)
     guided = guidance != 1.0
-    cache = KeyValueCache.after(prefill(model, captions, guided, prefix), _start_length(model) + geometry.steps)
+    cache = KeyValueCache.after(
+        prefill(model, captions, guided, prefix), _start_length(model) + geometry.steps
+    )
     low = low.to(model.device)
     rows = low.repeat(len(cache.mask) // len(low), 1)
     stream = draw_uniforms(seeds, geometry.low**2 + geometry.high**2)[:, geometry.low**2 :].to(model.device)
@@ -151,13 +171,13 @@ def _routing(model: MarsModel, steps: int) -> SegmentRouting:
 def _start(model: MarsModel, low: Tensor) -> Tensor:
     """`<img> low </img>` of low [B, n]: embeddings [B, n + 2, width]."""
     tokens, level = model.tokens, len(model.config.grids) - 2
-    begin, end = (torch.full_like(low[:, :1], marker(level) - tokens.text) for marker in (tokens.begin, tokens.end))
-    return model.visual.embedding(torch.cat((begin, low, end), dim=1))
+    begin, end = (marker(level) - tokens.text for marker in (tokens.begin, tokens.end))
+    return model.visual.embedding(F.pad(F.pad(low, (1, 0), value=begin), (0, 1), value=end))
 
 
 def _steps(model: MarsModel, low: Tensor, before: Tensor, first: int = 0) -> Tensor:
-    """What the steps from `first` on read: low [B, n], before [B, s, K], the blocks that they have behind them
-    -> [B, s, width], and one more where step 0, which has none, is among them."""
+    """What the steps from `first` on read: low [B, n], before [B, s, K], the blocks that they have behind
+    them -> [B, s, width], and one more where step 0, which has none, is among them."""
     part, embedding, tokens = _blocks(model).input, model.visual.embedding, model.tokens
     codes = embedding(before)
     read = codes.flatten(2) if part is None else part.merge(codes)

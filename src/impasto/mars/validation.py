@@ -61,7 +61,7 @@ class Validation:
     def likelihoods(self, state: Reader) -> dict[str, float]:
         """Mean negative log-likelihoods in nats, of codes given captions and of words given pictures. The end
         of a picture is known and does not count."""
-        image, text = _Mean(), _Mean()
+        image, text = Mean(), Mean()
         for start in range(0, len(self.codes), BATCH):
             codes, captions = self.codes[start : start + BATCH], self._captions(state, start)
             level, device = self.run.level, state.model.device
@@ -112,7 +112,9 @@ class Validation:
         return text_to_image(self.run.model, captions, self.codes[:BATCH], level=self.run.level)
 
 
-class _Mean:
+class Mean:
+    """Of batches of several sizes."""
+
     def __init__(self) -> None:
         self.total, self.count = 0.0, 0
 
