@@ -184,7 +184,7 @@ class Diffusion(Network):
             )  # fmt: skip
 
         torch.manual_seed(seed)
-        builders = [lambda base=base: unet(base) for base in range(40, 129, 4)]
+        builders = [lambda base=base: unet(base) for base in range(24, 129, 4)]
         super().__init__(seed, {"generator": nearest(builders, parameters)}, rate, (0.9, 0.999))
         self.scheduler = DDIMScheduler(
             beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
@@ -239,7 +239,7 @@ class GigaGAN(Network):
             raise MissingPeerError("gigagan-pytorch cannot be imported; see --help")
         self.library: Any = library
         torch.manual_seed(seed)
-        builders = [lambda most=most: self.build(most, width) for most in range(96, 400, 16)]
+        builders = [lambda most=most: self.build(most, width) for most in range(64, 400, 16)]
         super().__init__(
             seed, {"generator": nearest(builders, parameters), **self.others(width)}, rate, betas
         )

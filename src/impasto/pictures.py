@@ -143,7 +143,8 @@ def _shorten(text: str, font: Any, width: int) -> str:
 def _wrapped(text: str, font: Any, width: int, most: int) -> list[str]:
     """At most so many lines, broken at blanks and within words that are wider than a line (Chinese has no
     blanks); the last one is shortened if there is more."""
-    lines, rest = [], text.strip()
+    lines: list[str] = []
+    rest = text.strip()
     while rest and len(lines) < most - 1 and font.getlength(rest) > width:
         end = next(n for n in range(len(rest), 0, -1) if n == 1 or font.getlength(rest[:n]) <= width)
         blank = rest.rfind(" ", 0, end + 1)
