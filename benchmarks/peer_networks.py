@@ -1,7 +1,7 @@
 """Four generators of about as many parameters, one way of being trained and drawn with: `Peer`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,18 @@ Draw = Callable[[TextFeatures, int], Tensor]  # captions and a seed -> [B, 3, SI
 
 class MissingPeerError(ExpectedError):
     """A library that a peer is made of is not installed."""
+
+
+def require(names: Iterable[str]) -> None:
+    """Raise MissingPeerError, in one line, where a peer's library is not there."""
+    for name in names:
+        if name == "diffusers":
+            try:
+                import diffusers.models  # noqa: F401
+            except ImportError as error:
+                raise MissingPeerError(f"diffusers cannot be imported ({error}); see --help") from error
+        elif name.startswith("gigagan") and import_peer() is None:
+            raise MissingPeerError("gigagan-pytorch cannot be imported; see --help")
 
 
 class Peer(ABC):
@@ -168,10 +180,7 @@ class Diffusion(Network):
     DROPPED = 0.1
 
     def __init__(self, seed: int, parameters: int, width: int, rate: float = 1e-3):
-        try:
-            from diffusers import DDIMScheduler, UNet2DConditionModel
-        except ImportError as error:
-            raise MissingPeerError(f"diffusers cannot be imported ({error}); see --help") from error
+        from diffusers import DDIMScheduler, UNet2DConditionModel
 
         def unet(base: int) -> nn.Module:
             return UNet2DConditionModel(
@@ -234,10 +243,7 @@ class GigaGAN(Network):
     TEXT, NOISE = 192, 192  # widths, as Aurora's context and w
 
     def __init__(self, seed: int, parameters: int, width: int, rate: float, betas: tuple[float, float]):
-        library = import_peer()
-        if library is None:
-            raise MissingPeerError("gigagan-pytorch cannot be imported; see --help")
-        self.library: Any = library
+        self.library: Any = import_peer()
         torch.manual_seed(seed)
         builders = [lambda most=most: self.build(most, width) for most in range(64, 400, 16)]
         super().__init__(

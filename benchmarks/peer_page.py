@@ -18,15 +18,19 @@ COLOURS = [PALETTE[index] for index in (4, 5, 2, 6)]
 Row = dict[str, Any]
 
 
-def draw_page(out: Path, prompts: Sequence[str]) -> str:
-    """Write OUT/peers.png and OUT/pictures.png of the results in OUT/results; returns a table of them."""
-    documents = [
-        json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / "results").glob("*.json"))
-    ]
+def read_results(out: Path) -> list[dict[str, Any]]:
+    """The documents of the peers that are finished."""
+    files = sorted((out / "results").glob("*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def draw_page(out: Path, documents: Sequence[Row], prompts: Sequence[str]) -> str:
+    """Write OUT/peers.png and OUT/pictures.png of results; returns a table of them."""
     panels = [
         _panel(
             documents, "oracle, seen combinations (ceiling 1)", lambda row: row["oracle"][SEEN_SET]["mean"]
         ),
+        _panel(documents, "colours read right, seen combinations", lambda row: _right(row, "colour")),
         _panel(documents, "FD-EffNetLite0 (less is better)", lambda row: row["frechet"], logarithmic=True),
     ]
     plot = Image.new("RGB", (WIDTH * len(panels), HEIGHT), PAPER)
@@ -38,15 +42,24 @@ def draw_page(out: Path, prompts: Sequence[str]) -> str:
 
 
 def _table(documents: Sequence[Row]) -> str:
-    titles = ("peer", "drawing", "images seen", "ms an image", "oracle, seen", "oracle, unseen", "FD")
+    titles = (
+        "peer", "drawing", "images seen", "ms an image", "colours, shapes", "oracle, seen", "oracle, unseen",
+        "FD",
+    )  # fmt: skip
     lines = [" | ".join(titles), "|".join(["---"] * len(titles))]
     for document in documents:
         for row in document["ways"]:
             scores = [str(Estimate(**row["oracle"][name])) for name in (SEEN_SET, UNSEEN_SET)]
             spent = f"{1000 * row['seconds_an_image']:.1f}"
-            cells = [document["peer"], row["way"], f"{document['images']:,}", spent, *scores]
+            right = f"{_right(row, 'colour'):.2f}, {_right(row, 'shape'):.2f}"
+            cells = [document["peer"], row["way"], f"{document['images']:,}", spent, right, *scores]
             lines.append(" | ".join([*cells, f"{row['frechet']:,.0f}"]))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _right(row: Row, attribute: str) -> float:
+    """The share of the pictures of seen combinations in which the oracle reads what was asked."""
+    return row["attributes"][SEEN_SET][attribute]
 
 
 def _sheet(out: Path, documents: Sequence[Row], prompts: Sequence[str]) -> Image.Image:

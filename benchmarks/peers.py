@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.common import arguments_of, machine
+from benchmarks.common import arguments_of, machine, write_result
 from benchmarks.peer_data import OPTIONS, SIDE, Pool, Reader
 from benchmarks.peer_networks import (
     BATCH,
@@ -30,11 +30,12 @@ from benchmarks.peer_networks import (
     GigaGANAdversarial,
     GigaGANDrawingAgain,
     Peer,
+    require,
 )
-from benchmarks.peer_page import draw_page
+from benchmarks.peer_page import draw_page, read_results
 from PIL import Image
 
-from impasto.config import ConfigError, nearest
+from impasto.config import ConfigError, first_line, nearest
 from impasto.data.scene_source import SceneSource
 from impasto.errors import ExpectedError
 from impasto.metrics.features import picture_stats
@@ -165,6 +166,7 @@ def compare(arguments: Any) -> int:
     for name in names:
         if name not in PEERS:
             raise ConfigError(f"--peers: no peer '{name}'; {nearest(name, PEERS)}")
+    require(names)
     torch.set_num_threads(1)
     quick = arguments.quick
     count = 4 if quick else arguments.prompts
@@ -181,7 +183,9 @@ def compare(arguments: Any) -> int:
         if not run_peer(name, out, budget, pool, reader, judge_of):
             print("stopped; repeat the command to go on")
             return 1
-    print(draw_page(out, judge_of.prompts[SEEN_SET][:SHOWN]))
+    documents = read_results(out)
+    print(draw_page(out, documents, judge_of.prompts[SEEN_SET][:SHOWN]))
+    write_result(arguments.json, {"peers": documents})
     return 0
 
 
@@ -197,8 +201,8 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return compare(arguments_of(__doc__, argv, add))
-    except ExpectedError as error:
-        print(f"peers: error: {error}", file=sys.stderr)
+    except (ExpectedError, ValueError, OSError) as error:
+        print(f"peers: error: {first_line(error)}", file=sys.stderr)
         return 2
 
 
