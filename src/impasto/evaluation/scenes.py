@@ -16,10 +16,10 @@ import impasto
 from impasto.config import from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions
 from impasto.evaluation.model_card import model_card
-from impasto.evaluation.scene_sheets import SET_TITLES, scene_sheets, write_page
+from impasto.evaluation.scene_sheets import scene_sheets, write_page
+from impasto.evaluation.scene_tables import caption_table, frechet_line, scene_table
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
 from impasto.metrics.features import (
-    SMALL_SAMPLE,
     picture_stats,
     refuse_training_networks,
     reporting_features,
@@ -68,9 +68,7 @@ def evaluate_model(
         refuse_training_networks(scorer.name, scorer, pipe.provenance.get("training_networks", {}))
     blank = type(pipe).untrained(pipe.config, name=pipe.name).to(device, dtype)
     painters = {MODEL: _painter(pipe, ranks, drawing), UNTRAINED: _painter(blank, ranks, drawing)}
-    trained_on = pipe.provenance.get("data", {}).get("scenes")
-    options = from_dict(SceneOptions, trained_on) if trained_on else SceneOptions()
-    options = override(options, list(settings))
+    options = _options(pipe, settings)
     console = Console(stderr=True)
     with console.status("scoring") as status:
         report = evaluate_scenes(
@@ -96,25 +94,31 @@ def evaluate_model(
         "seed": seed,
         "drawing": dict(drawing),
         "dtype": str(dtype).removeprefix("torch."),
-        "scores": {
-            group: {painter: asdict(score) for painter, score in rows.items()}
-            for group, rows in report.scores.items()
-        },
+        "scores": _plain(report.scores),
         "position": {group: report.position(group, MODEL) for group in report.scores},
-        "captions": {
-            name: {language: asdict(score) for language, score in rows.items()}
-            for name, rows in captions.items()
-        },
+        "captions": _plain(captions),
         "frechet": frechet,
         "alignment": alignment,
         "prompts": report.prompts,
     }
-    table = f"{scene_table(report)}\n{_caption_table(captions)}{_frechet_line(frechet)}"
+    table = f"{scene_table(report, MODEL)}\n{caption_table(captions)}{frechet_line(frechet)}"
     if alignment is not None:
         table += "\n" + alignment_table(alignment)
     if ranks.is_main:
         _write(out, pipe, options, document, table, sheets, name)
     return table
+
+
+def _options(pipe: Any, settings: Sequence[str]) -> SceneOptions:
+    """The scenes that the model was trained on, with what `settings` change."""
+    trained_on = pipe.provenance.get("data", {}).get("scenes")
+    options = from_dict(SceneOptions, trained_on) if trained_on else SceneOptions()
+    return override(options, list(settings))
+
+
+def _plain(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tables of scores, ready for JSON."""
+    return {name: {key: asdict(score) for key, score in rows.items()} for name, rows in scores.items()}
 
 
 def _write(
@@ -133,29 +137,6 @@ def _write(
     run = run_of(Path(name)) if is_model_directory(Path(name)) else None
     write_page(f"{pipe.name} on scenes", table, list(sheets.values()), run, out)
     atomic_write_text(out / "model-card.md", model_card(pipe, options, table))
-
-
-def scene_table(report: SceneReport) -> str:
-    """Markdown: a table for each set of prompts."""
-    parts = []
-    for group, rows in report.scores.items():
-        lines = [
-            f"{SET_TITLES[group]}",
-            "",
-            "| painter | overall, 95 % interval | binding | perfect | unreadable | pictures |",
-            "|---|---|---|---|---|---|",
-        ]
-        for painter, score in rows.items():
-            lines.append(
-                f"| {painter} | {score.overall} | {score.binding:.3f} | {score.perfect:.3f} "
-                f"| {score.unreadable} | {score.pictures} |"
-            )
-        lines += [
-            "",
-            f"From chance (0) to the ceiling (1) the model stands at {report.position(group, MODEL):.2f}.",
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
 
 
 def _alignment(
@@ -199,24 +180,6 @@ def _captions(
     }
 
 
-def _caption_table(captions: dict[str, dict[str, CaptionScore]]) -> str:
-    if not captions:
-        return ""
-    lines = [
-        "descriptions of real renders",
-        "",
-        "| combinations | language | true, 95 % interval | for other pictures | not understood | pictures |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, rows in captions.items():
-        for language, score in rows.items():
-            lines.append(
-                f"| {name} | {language} | {score.true} | {score.chance:.3f} | {score.unread} "
-                f"| {score.pictures} |"
-            )
-    return "\n".join(lines) + "\n\n"
-
-
 def _frechet(extractor: ImageFeatures, report: SceneReport) -> dict[str, Any]:
     """Distance between the model's pictures and real renders of the same prompts; beside it what two sets of
     real renders have between them at this number of pictures."""
@@ -230,15 +193,6 @@ def _frechet(extractor: ImageFeatures, report: SceneReport) -> dict[str, Any]:
         "model": frechet_distance(picture_stats(extractor, report.pictures["seen"]), one),
         "real_against_real": frechet_distance(two, one),
     }
-
-
-def _frechet_line(frechet: dict[str, Any]) -> str:
-    count = frechet["pictures"]
-    few = f" (below {SMALL_SAMPLE:,}: biased, for trends only)" if count < SMALL_SAMPLE else ""
-    return (
-        f"FD-EffNetLite0 with {count} pictures{few}: model {frechet['model']:.1f}, "
-        f"real renders among themselves {frechet['real_against_real']:.1f}.\n"
-    )
 
 
 def _painter(pipe: Any, ranks: Ranks, drawing: Mapping[str, Any]) -> Painter:
