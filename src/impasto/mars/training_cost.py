@@ -1,4 +1,4 @@
-"""What stage I or II of MARS would take on how many devices, traced from the code's own modules: the trainer's
+"""What a stage of MARS would take on how many devices, traced from the code's own modules: the trainer's
 passes and the optimiser's step run on tensors without data. Nothing is allocated and nothing is timed."""
 
 import math
@@ -257,7 +257,7 @@ class StageProjection:
             "bf16 autocast" if training.bfloat16 else "fp32",
         ]
         fits = "" if cost.peak_bytes <= machine.memory * 1e9 else f"; more than {machine.memory:g}"
-        length = cost.run.image_length
+        length, seconds = cost.run.image_length, self.computing + self.exchanging
         rows = [
             ("parameters", f"{cost.parameters:,}", f"{cost.trained:,} of them trained"),
             ("a step", f"{training.batch:,}", f"pictures of {length:,} tokens; {self.steps:,} steps"),
@@ -266,7 +266,7 @@ class StageProjection:
             ("GB of a device", f"{cost.peak_bytes / 1e9:,.1f}", ", ".join(how) + fits),
             ("  between steps", f"{cost.kept_bytes / 1e9:,.1f}", "weights and Adam's moments, fp32"),
             ("  activations", f"{cost.trace.again_bytes / 1e9:,.1f}", ""),
-            ("seconds a step", f"{self.computing + self.exchanging:,.2f}", f"{self.exchanging:.2f} exchanging"),
+            ("seconds a step", f"{seconds:,.2f}", f"{self.exchanging:.2f} exchanging"),
             ("GB a checkpoint", f"{3 * cost.trained_bytes / 1e9:,.1f}", "trained tensors and their moments"),
             ("days", f"{self.days:,.1f}", f"{self.days * machine.ranks:,.0f} device days"),
         ]  # fmt: skip
@@ -275,10 +275,10 @@ class StageProjection:
             "",
             f"Assumed: {machine.ranks} devices of {machine.teraflops:g} TFLOP/s used to "
             f"{machine.utilisation:.0%}; {cost.exchanged_bytes / 1e9:,.3g} GB a step in rings",
-            f"at {machine.bandwidth:g} GB/s, not beside computing; captions of {CAPTION} tokens, read in every "
-            f"step; {IN_FLIGHT} layers gathered at once.",
-            "Not in it: image codes (extracted once, before), loading, samples, checkpoints, what an allocator "
-            "keeps.",
+            f"at {machine.bandwidth:g} GB/s, not beside computing; captions of {CAPTION} tokens, read in "
+            f"every step; {IN_FLIGHT} layers gathered at once.",
+            "Not in it: image codes (extracted once, before), loading, samples, checkpoints, what an "
+            "allocator keeps.",
         ]
 
 
