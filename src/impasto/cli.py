@@ -8,12 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from impasto import __version__
-from impasto.command_options import (
-    DTYPES,
-    tell_of_emulation,
-    usable_device,
-    usable_dtype,
-)
+from impasto.command_options import DTYPES, tell_of_emulation, usable_device
 from impasto.config import first_line
 from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
@@ -23,6 +18,7 @@ from impasto.export_command import add_export
 from impasto.generate_command import add_generate
 from impasto.serve.command import add_serve
 from impasto.upscaling import command as upscaling
+from impasto.writing_command import VERBS as WRITING_VERBS
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"
@@ -58,7 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
         add(verb)
         _add_model_options(verb)
     upscaling.add_verb(verbs.add_parser("upscale", help="Enlarge pictures by super-resolution."))
-    _add_caption(verbs)
+    for name, summary, add in WRITING_VERBS:
+        verb = verbs.add_parser(name, help=summary)
+        add(verb)
+        _add_model_options(verb, DEFAULT_CAPTIONER)
     _add_train(verbs)
     _add_estimate(verbs)
     _add_data(verbs)
@@ -72,16 +71,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_assets(verbs)
     _add_convert(verbs)
     return parser
-
-
-def _add_caption(verbs: argparse._SubParsersAction) -> None:
-    verb = _verb(verbs, "caption", "Describe pictures with a MARS model.", _caption)
-    verb.description = "Describe pictures with a MARS model: one line each, the file and a sentence."
-    verb.add_argument("pictures", nargs="+", metavar="PICTURE", help="image file")
-    verb.add_argument("--language", choices=("en", "zh"), help="English or Chinese (default: as it likes)")
-    verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.add_argument("--batch-size", type=int, default=32, help="pictures per pass (default 32)")
-    _add_model_options(verb, DEFAULT_CAPTIONER)
 
 
 def _add_train(verbs: argparse._SubParsersAction) -> None:
@@ -216,35 +205,6 @@ def _add_settings(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _caption(arguments: argparse.Namespace) -> int:
-    import json
-    import warnings
-
-    import impasto
-    from impasto.loading import describe
-    from impasto.pictures import open_picture
-
-    family = describe(arguments.model, arguments.settings).family
-    if family.name != "mars":
-        raise ValueError(f"'{arguments.model}' is a model of the family {family.name}; only mars describes")
-    pictures = [open_picture(path) for path in arguments.pictures]
-    pipe = impasto.load(arguments.model, arguments.settings)
-    device = usable_device(arguments.device)
-    pipe.to(device, usable_dtype(arguments.dtype, device))
-    if not pipe.trained:
-        print(f"'{pipe.name}' is untrained: its sentences describe no picture.", file=sys.stderr)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        texts = pipe.caption(pictures, arguments.language, batch_size=arguments.batch_size)
-    told = dict(zip(arguments.pictures, texts, strict=True))
-    if arguments.json:
-        print(json.dumps(told, ensure_ascii=False, indent=2))
-    else:
-        for path, text in told.items():
-            print(f"{path}: {text}")
-    return 0
-
-
 def _train(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
@@ -263,7 +223,7 @@ def _train(arguments: argparse.Namespace) -> int:
         out=Path(arguments.out),
         data=arguments.data,
         resume=arguments.resume,
-        init_from=arguments.init_from,
+        init_from=_shipped_or_given(arguments.init_from),
         time_limit=arguments.time_limit,
         device=device,
         log_to=tuple(arguments.log_to),
@@ -271,6 +231,17 @@ def _train(arguments: argparse.Namespace) -> int:
     reason = family.launch(arguments.preset, run, options)
     print(f"{reason}; the run is in {options.out}, its model in {options.out / 'model'}")
     return 0
+
+
+def _shipped_or_given(name: str | None) -> str | None:
+    """A shipped model's directory for its name; anything else as it is."""
+    from pathlib import Path
+
+    from impasto.loading import shipped_models
+
+    if name is None or Path(name).exists():
+        return name
+    return str(shipped_models().get(name, name))
 
 
 def _estimate(arguments: argparse.Namespace) -> int:
