@@ -155,21 +155,18 @@ UNITS = {
 }
 
 
-def picture(name: str, found: list[Row]):
+def picture(name: str, found: list[Row], path: Path) -> None:
     """Seconds and GB against the size, and what strict proportion would be."""
     first = found[0]
     power = 2 if name == "resolution" else 0 if name == "experts" else 1
-    times = [(row["size"], first["seconds"] * (row["size"] / first["size"]) ** power) for row in found]
+    straight = [(row["size"], first["seconds"] * (row["size"] / first["size"]) ** power) for row in found]
     kind = {0: "no growth", 1: "in proportion", 2: "with the area"}[power]
-    return chart(
-        f"time and memory against {UNITS[name]}",
-        UNITS[name],
-        [
-            Line("processor seconds", tuple((row["size"], row["seconds"]) for row in found)),
-            Line("GB", tuple((row["size"], row["bytes"] / 1e9) for row in found)),
-            Line(f"seconds, {kind}", tuple(times), dashed=True),
-        ],
-    )
+    lines = [
+        Line("processor seconds", [(row["size"], row["seconds"]) for row in found]),
+        Line("GB", [(row["size"], row["bytes"] / 1e9) for row in found]),
+        Line(f"seconds, {kind}", straight, "k--"),
+    ]
+    chart(f"time and memory against {UNITS[name]}", UNITS[name], lines, path)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -198,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name:12s}{numbers}", flush=True)
         write_result(arguments.json, {"growth": found})
         if arguments.pictures:
-            picture(name, found[name]).save(arguments.pictures / f"growth-{name}.png")
+            picture(name, found[name], arguments.pictures / f"growth-{name}.png")
     return 0
 
 

@@ -143,24 +143,17 @@ def row(name: str, found: dict[str, Any]) -> str:
     )
 
 
-def picture(rows: dict[str, dict[str, Any]], rate: float, speed: float):
+def picture(rows: dict[str, dict[str, Any]], rate: float, speed: float, path: Path) -> None:
     """The roof, and each part under it."""
-    points = {
-        name: (found["gflop"] / found["gigabytes"], found["gflop_a_second"])
-        for name, found in rows.items()
-        if found["gflop"] > 0
-    }
-    low = min(x for x, _ in points.values()) / 1.5
-    high, ridge = max(max(x for x, _ in points.values()), rate / speed) * 1.5, rate / speed
-    roof = ((low, low * speed / 1e9), (ridge, rate / 1e9), (high, rate / 1e9))
-    kinds = {"generator": "generator", "experts": "experts and dense", "training": "training", "MARS": "MARS"}
-    groups: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds.values()}
+    points = {name: (one["gflop"] / one["gigabytes"], one["gflop_a_second"]) for name, one in rows.items()}
+    ridge = rate / speed
+    low, high = min(x for x, _ in points.values()) / 1.5, max(*(x for x, _ in points.values()), ridge) * 1.5
+    lines = [Line("the roof", [(low, low * speed / 1e9), (ridge, rate / 1e9), (high, rate / 1e9)], "k-")]
     for name, point in points.items():
-        first = next((kind for kind in kinds if name.startswith(kind)), "experts")
-        groups[kinds[first]].append(point)
-    lines = [Line("what was measured of this machine", roof)]
-    lines += [Line(name, tuple(found), joined=False) for name, found in groups.items() if found]
-    return chart("GFLOP/s of one thread, fp32", "operations a byte", lines)
+        lines.append(
+            Line(name, [point], "^" if name.startswith("MARS") else "s" if "training" in name else "o")
+        )
+    chart("GFLOP/s of one thread, fp32", "operations a byte", lines, path)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -183,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     result = {"matmul_gflop_a_second": rate / 1e9, "copy_gigabytes_a_second": speed / 1e9, "parts": rows}
     write_result(arguments.json, result)
     if arguments.picture:
-        picture(rows, rate, speed).save(arguments.picture)
+        picture(rows, rate, speed, arguments.picture)
     return 0
 
 
