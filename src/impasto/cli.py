@@ -117,12 +117,17 @@ def _add_estimate(verbs: argparse._SubParsersAction) -> None:
         verbs, "estimate", "Memory and time that training would take, on how many devices.", _estimate
     )
     verb.description = (
-        "What a training run of Aurora would take, worked out from the sizes of its networks, with every "
-        "assumption below it. Nothing is trained; at the published size this takes about a minute."
+        "What a training run of Aurora, or a stage of MARS, would take, worked out from the sizes of its "
+        "networks, with every assumption below it. Nothing is trained; at the published sizes this takes about "
+        "a minute."
     )
     verb.add_argument("preset", metavar="PRESET", help="training preset, or a run's config.json")
     verb.add_argument("--ranks", type=int, default=1, metavar="N", help="devices (default 1)")
-    verb.add_argument("--teraflops", type=float, help="peak of one device (default 156, an A100's TF32)")
+    verb.add_argument(
+        "--teraflops",
+        type=float,
+        help="peak of one device (default an A100's: 156 in fp32, as TF32, 312 in bf16)",
+    )
     verb.add_argument("--utilisation", type=float, help="share of the peak that is reached (default 0.3)")
     verb.add_argument("--bandwidth", type=float, help="GB/s between devices (default 25)")
     verb.add_argument("--memory", type=float, help="GB of one device (default 80)")
@@ -240,14 +245,11 @@ def _shipped_or_given(name: str | None) -> str | None:
 
 
 def _estimate(arguments: argparse.Namespace) -> int:
-    from impasto.aurora.launch import find_run
-    from impasto.aurora.training_cost import Machine, project, training_cost
+    from impasto.training_families import estimate
 
     names = ("ranks", "teraflops", "utilisation", "bandwidth", "memory")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    machine = Machine(**given)
-    run = find_run(arguments.preset, arguments.settings)
-    print("\n".join(project(training_cost(run), machine).lines()))
+    print("\n".join(estimate(arguments.preset, arguments.settings, given)))
     return 0
 
 

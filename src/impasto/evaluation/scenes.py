@@ -75,7 +75,7 @@ def evaluate_model(
         report = evaluate_scenes(
             painters,
             options,
-            resolution=pipe.config.resolution,
+            resolution=drawing.get("size", pipe.config.resolution),
             count=count,
             seed=seed,
             progress=lambda text: status.update(f"scoring {text}"),

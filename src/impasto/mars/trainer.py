@@ -1,4 +1,4 @@
-"""The training loop of stages I and II. Image tokens are the clock; every random number of a picture is drawn
+"""The training loop of the stages. Image tokens are the clock; every random number of a picture is drawn
 from (seed, its place), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU,
 and ranks share a batch without changing it."""
 
@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from impasto.mars.codes import CodeStore
+from impasto.mars.losses import TokenLosses
+from impasto.mars.semvie import MarsModel
 from impasto.mars.sequence import SequenceBatch, image_to_text, interleaved, text_to_image
+from impasto.mars.superres import SuperResolutionBatch, corrupt, super_resolution
+from impasto.mars.superres import losses as super_resolution_losses
 from impasto.mars.texts import drop
 from impasto.mars.training_state import StageState
 from impasto.nn.kv_cache import KeyValuePrefix, join_left_padded
@@ -35,17 +39,17 @@ class Pass:
     """One forward and backward pass: pictures to draw, with their captions' ids, and pictures to describe; or
     documents of both, as `drawn`."""
 
-    drawn: SequenceBatch
+    drawn: SequenceBatch | SuperResolutionBatch
     captions: list[list[int]]
     described: SequenceBatch | None
 
     @property
     def targets(self) -> list[float]:
         """How many predictions of each kind: of drawn pictures, of words, of pictures to describe."""
-        words, pictures = len(self.drawn.text_rows), 0
+        words, pictures = self.drawn.word_targets, 0
         if self.described is not None:
             words, pictures = len(self.described.text_rows), len(self.described.image_rows)
-        return [float(len(self.drawn.image_rows)), float(words), float(pictures)]
+        return [float(self.drawn.image_targets), float(words), float(pictures)]
 
 
 def train(
@@ -98,7 +102,7 @@ def backward(state: StageState, one: Pass, totals: Sequence[float]) -> dict[str,
     # The cache would keep all layers' weights in bf16 through the step, each on every rank.
     casts = {"enabled": config.bfloat16, "cache_enabled": state.shards is None}
     with torch.autocast(device.type, dtype=torch.bfloat16, **casts):
-        drawn = model.losses(one.drawn.to(device), prefix)
+        drawn = _losses(model, one.drawn, prefix)
         assert drawn.image is not None and drawn.image_z is not None
         share = drawn.image_tokens / totals[0]
         terms = {"loss/text_to_image": share * drawn.image}
@@ -116,6 +120,14 @@ def backward(state: StageState, one: Pass, totals: Sequence[float]) -> dict[str,
                 total = total + config.image_to_text_image_weight * terms["loss/image_before_text"]
     total.backward()
     return {name: value.detach() for name, value in terms.items()}
+
+
+def _losses(
+    model: MarsModel, drawn: SequenceBatch | SuperResolutionBatch, prefix: KeyValuePrefix | None
+) -> TokenLosses:
+    if isinstance(drawn, SuperResolutionBatch):
+        return super_resolution_losses(model, drawn.to(model.device), prefix)
+    return model.losses(drawn.to(model.device), prefix)
 
 
 def caption_prefix(state: StageState, captions: Sequence[Sequence[int]]) -> KeyValuePrefix | None:
@@ -146,15 +158,7 @@ def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pa
         count = size - config.described(size)
         drops = [_dropped(config.seed, place, config.caption_dropout) for place in places[:count]]
         kept = drop(captions[:count], drops)
-        options = {"level": run.level}
-        drawn = text_to_image(
-            run.model,
-            kept,
-            codes[:count],
-            end_token_loss=config.end_token_loss,
-            least_columns=state.shards is not None,  # ranks that dropped all captions read some too
-            **options,
-        )
+        drawn = _drawn(state, pictures, places[:count], kept, codes[:count])
         described = None
         if count < size:
             described = image_to_text(
@@ -162,7 +166,7 @@ def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pa
                 captions[count:],
                 codes[count:],
                 image_targets=config.image_to_text_image_weight > 0,
-                **options,
+                level=run.level,
             )
         yield Pass(drawn, kept, described)
 
@@ -181,6 +185,26 @@ def _stories(state: StageState, pictures: CodeStore, ranks: Ranks, size: int) ->
                 sentences[0] = []
             documents.append([part for pair in zip(sentences, codes, strict=True) for part in pair])
         yield Pass(interleaved(run.model, documents, level=run.level, text_targets=True), [], None)
+
+
+def _drawn(
+    state: StageState, pictures: CodeStore, places: list[int], captions: list[list[int]], codes: Tensor
+) -> SequenceBatch | SuperResolutionBatch:
+    """What is to be drawn, of the stage that the run is of."""
+    config, run = state.run.training, state.run
+    columns = int(state.shards is not None)  # ranks that dropped all captions read some too
+    if run.model.super_resolution is None:
+        return text_to_image(
+            run.model,
+            captions,
+            codes,
+            level=run.level,
+            end_token_loss=config.end_token_loss,
+            least_columns=columns,
+        )
+    seeds = [(config.seed, 3, place) for place in places]
+    low = corrupt(pictures.low_codes(places), run.model.visual.codes, config.low_corruption, seeds)
+    return super_resolution(run.model, captions, low, codes, least_columns=columns)
 
 
 def _dropped(seed: int, place: int, chance: float) -> bool:

@@ -91,8 +91,8 @@ class LanguageRun:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTraining:
-    """Stage I or II of the visual expert. Lengths and intervals count image tokens, whichever side of the
-    caption they stand on: a picture is `grid * grid` of them."""
+    """A stage of the visual expert. Lengths and intervals count image tokens, whichever side of the caption
+    they stand on: a picture is `grid * grid` of them, in stage III those of the high resolution."""
 
     tokens: int = 51_200_000_000  # paper, stage I: 200 M pictures of 256
     batch: int = 40  # pictures a step (paper: 4,096 and 1,536)
@@ -102,6 +102,7 @@ class StageTraining:
     caption_dropout: float = 0.1  # of those that are drawn, for guidance (peer: LlamaGen)
     image_to_text_image_weight: float = 0.0  # of the likelihood of a picture that has no caption yet (ours)
     end_token_loss: bool = True  # whether the end of a picture is predicted too (paper)
+    low_corruption: float = 0.075  # stage III: share of low codes put at random (section 10: 5 to 10 %)
     z_loss_weight: float = 0.0  # on image logits; peer (Lumina-mGPT): 1e-5
     optimisation: Optimisation = Optimisation()
     pictures: int = 16_000  # at most, whose codes are extracted, once; seen in a new order every epoch
@@ -131,7 +132,7 @@ class StageTraining:
         for name in (*least_one, "validation_pictures", "sample_prompts", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should be at least 1")
-        for name in ("image_to_text", "caption_dropout"):
+        for name in ("image_to_text", "caption_dropout", "low_corruption"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should be in [0, 1)")
         if self.lora_alpha <= 0:
@@ -172,7 +173,8 @@ class StageTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """Everything that decides a run of stage I or II; saved as the run's config.json."""
+    """Everything that decides a run of stage I or II, or of stage III, where the model has
+    `super_resolution`; saved as the run's config.json."""
 
     model: MarsConfig = field(default_factory=MarsConfig)
     tokenizer: str = ""  # run or model directory of the image tokenizer
@@ -192,6 +194,14 @@ class StageRun:
             raise ConfigError(
                 f"training.pictures_per_story={count} pictures do not fit into {context} tokens"
             )
+        if self.model.super_resolution is not None:
+            if self.level != len(self.model.grids) - 1:
+                last = len(self.model.grids) - 1
+                raise ConfigError(f"level={self.level} should be {last}, the last of model.grids")
+            if training.image_to_text or training.image_to_text_image_weight:
+                raise ConfigError("training.image_to_text should be 0: stage III draws, it does not describe")
+            if count:
+                raise ConfigError("training.pictures_per_story should be 0: stage III draws single pictures")
 
     @property
     def image_length(self) -> int:
@@ -206,4 +216,4 @@ class StageRun:
     @property
     def caption_length(self) -> int:
         """Tokens of a caption that are read: what fits into the context beside a picture and its markers."""
-        return max(self.model.language.context - self.image_length - MARKERS, 1)
+        return max(self.model.language.context - self.model.picture_positions(self.level) - MARKERS, 1)
