@@ -186,7 +186,7 @@ def _table(
 def _plots(
     found: Sequence[Contender], rows: Mapping[str, Measured], sweep: Sweep | None, out: Path
 ) -> Iterator[Sheet]:
-    """Quality against seconds, as files of `out`; of a sweep also against its option, a line for each model."""
+    """Quality against seconds, as files of `out`; of a sweep also against its option, a line a model."""
     for group in next(iter(rows.values())).scores:
         points = {label: _point(row.processor_seconds, row, group, label) for label, row in rows.items()}
         path = out / f"seconds-{group}.png"
