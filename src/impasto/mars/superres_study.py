@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from impasto.config import ConfigError, first_line, from_dict, nearest, to_dict
+from impasto.config import ConfigError, first_line, from_dict, nearest, override, to_dict
 from impasto.errors import ExpectedError
 from impasto.mars.codes import CODES
 from impasto.mars.directories import load_tokenizer
@@ -38,30 +38,49 @@ from impasto.pictures import contact_sheet, save_png, to_images
 from impasto.runtime.files import atomic_directory, atomic_write_text
 from impasto.runtime.results import finite, read_result, table, training_seconds, versions
 
-LANGUAGE = "mars-scenes"  # the shipped model whose language expert is taken
-TOKENIZER = (
-    "resolution=64",
-    "model.patch=8",
-    "model.codes=1024",
-    "data.max_objects=1",
-    "training.images=19200",
-)
-# Drawing alone: what the base says of pictures is not asked here.
-BASE = (
-    "model.visual.codes=1024",
-    "training.optimisation.learning_rate=4e-3",
-    "training.seed=0",
-    "training.sample_prompts=8",
-    "training.validation_pictures=64",
-    "training.tokens=768000",
-)
-STAGE = (
-    "model.visual.codes=1024",
-    "training.batch=16",
-    "training.sample_prompts=8",
-    "training.validation_pictures=64",
-)
+LANGUAGE = "mars-scenes"  # the shipped model whose language expert mars-nano takes
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Settings of the three runs on top of a family's presets. The base draws alone: what it says of pictures
+    is not asked here. shipped_language: whether there is a language model to take."""
+
+    tokenizer: tuple[str, ...] = ()
+    base: tuple[str, ...] = ()
+    stage: tuple[str, ...] = ()
+    shipped_language: bool = False
+
+
+SETUPS = {
+    "mars-nano": Setup(
+        tokenizer=(
+            "resolution=64",
+            "model.patch=8",
+            "model.codes=1024",
+            "data.max_objects=1",
+            "training.images=19200",
+        ),
+        base=(
+            "model.visual.codes=1024",
+            "training.optimisation.learning_rate=4e-3",
+            "training.seed=0",
+            "training.sample_prompts=8",
+            "training.validation_pictures=64",
+            "training.tokens=768000",
+        ),
+        stage=(
+            "model.visual.codes=1024",
+            "training.batch=16",
+            "training.sample_prompts=8",
+            "training.validation_pictures=64",
+        ),
+        shipped_language=True,
+    ),
+    "mars-debug": Setup(),
+}
 BATCH = 32
+LOG_STEPS = 25  # between lines of a run's metrics
 TIMED = 8  # pictures, one at a time
 SHOWN, CELL_SIDE = 6, 128
 
@@ -102,33 +121,42 @@ class Study:
 
     out: Path
     results: Path
+    preset: str  # a family of presets
     language: str
     pictures: int
     validated: int
     drawn: int
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (f"tokenizer={self.out / 'tokenizer'}", f"language={self.language}")
+
     def run_of(self, cell: str) -> StageRun:
-        tokens = self.pictures * 16 * 16
-        every = [f"training.{name}={tokens}" for name in ("tokens", "sample_every", "checkpoint_every")]
-        parts = (f"tokenizer={self.out / 'tokenizer'}", f"language={self.language}")
-        log = f"training.log_every={16 * 16 * 16 * 25}"
-        settings = (*STAGE, *parts, *every, log, f"training.pictures={self.pictures}", *CELLS[cell].settings)
-        run = find_run("mars-nano/stage3", settings)
+        settings = (*SETUPS[self.preset].stage, *self.parts, *CELLS[cell].settings)
+        preset = f"{self.preset}/stage3"
+        run = find_run(preset, settings)
         assert isinstance(run, StageRun)
-        return run
+        length, batch = run.image_length, run.training.batch
+        if self.pictures % batch:
+            raise ConfigError(f"--pictures {self.pictures} should be a multiple of {batch}, the batch")
+        tokens = self.pictures * length
+        every = dict.fromkeys(("tokens", "sample_every", "checkpoint_every"), tokens)
+        every |= {"pictures": self.pictures, "log_every": min(LOG_STEPS * batch * length, tokens)}
+        return override(run, [f"training.{name}={value}" for name, value in every.items()])
 
 
 def prepare(study: Study) -> None:
-    """The tokenizer and the base, unless they are there. ConfigError where training stopped."""
-    tokenizer, base = study.out / "tokenizer", study.out / "base"
-    parts = (f"tokenizer={tokenizer}", f"language={study.language}")
-    for preset, settings, folder in (
-        ("mars-nano/tokenizer", TOKENIZER, tokenizer),
-        ("mars-nano/stage2", (*parts, *BASE), base),
-    ):
-        reason = launch(preset, find_run(preset, settings), LaunchOptions(out=folder))
+    """The tokenizer, the base and a language model where none ships, unless they are there. ConfigError where
+    training stopped."""
+    setup = SETUPS[study.preset]
+    runs = {"tokenizer": ("tokenizer", setup.tokenizer), "base": ("stage2", (*study.parts, *setup.base))}
+    if study.language == str(study.out / "language"):
+        runs = {"language": ("language", ()), **runs}
+    for folder, (stage, settings) in runs.items():
+        preset = f"{study.preset}/{stage}"
+        reason = launch(preset, find_run(preset, settings), LaunchOptions(out=study.out / folder))
         if reason != "finished":
-            raise ConfigError(f"{folder} stopped: {reason}; repeat the command to go on")
+            raise ConfigError(f"{study.out / folder} stopped: {reason}; repeat the command to go on")
 
 
 def run_cell(study: Study, cell: str) -> str:
@@ -143,7 +171,7 @@ def run_cell(study: Study, cell: str) -> str:
     _share_codes(study.out, folder)
     print(f"{cell}: {CELLS[cell].summary}; {study.pictures:,} pictures in {folder}")
     options = LaunchOptions(out=folder, init_from=str(study.out / "base"))
-    reason = launch("mars-nano/stage3", run, options)
+    reason = launch(f"{study.preset}/stage3", run, options)
     if reason != "finished":
         return reason
     measured = measure(study, run, folder)
@@ -220,7 +248,8 @@ def _likelihoods(pipe: MarsPipeline, run: StageRun, pictures: EnlargedPictures) 
 
 def sheet(study: Study) -> Image.Image:
     """Held-out scenes: low resolution, what each cell draws from it, real."""
-    rows, labels = [], []
+    rows: list[list[Image.Image]] = []
+    labels: list[str] = []
     pictures = None
     for name, cell in CELLS.items():
         folder, run = study.out / name, study.run_of(name)
@@ -276,7 +305,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="folder of the runs")
     parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
-    parser.add_argument("--pictures", type=int, default=5_120, help="seen by a run, a multiple of 16 (5,120)")
+    parser.add_argument("--preset", default="mars-nano", help="whose runs: mars-nano (default), mars-debug")
+    parser.add_argument(
+        "--pictures", type=int, default=5_120, help="seen by a run, a multiple of the batch (5,120)"
+    )
     parser.add_argument("--validated", type=int, default=256, help="pictures whose likelihood is taken (256)")
     parser.add_argument("--drawn", type=int, default=32, help="pictures drawn of each split (32)")
     parser.add_argument("--language", help=f"a run of the language model (default: that of {LANGUAGE})")
@@ -298,13 +330,16 @@ def _study(arguments: argparse.Namespace) -> int:
     for cell in cells:
         if cell not in CELLS:
             raise ConfigError(f"no cell '{cell}'; {nearest(cell, CELLS)}")
-    if arguments.pictures < 1 or arguments.pictures % 16:
-        raise ConfigError(f"--pictures {arguments.pictures} should be a multiple of 16")
+    if arguments.preset not in SETUPS:
+        raise ConfigError(f"no --preset '{arguments.preset}'; {nearest(arguments.preset, SETUPS)}")
+    if arguments.pictures < 1:
+        raise ConfigError(f"--pictures {arguments.pictures} should be at least 1")
     if not 0 < arguments.drawn <= arguments.validated:
         raise ConfigError("--drawn should be at least 1 and at most --validated")
-    language = arguments.language or str(resources.files("impasto") / "models" / LANGUAGE)
+    shipped = str(resources.files("impasto") / "models" / LANGUAGE)
+    language = shipped if SETUPS[arguments.preset].shipped_language else str(out / "language")
     counts = (arguments.pictures, arguments.validated, arguments.drawn)
-    study = Study(out, results, language, *counts)
+    study = Study(out, results, arguments.preset, arguments.language or language, *counts)
     prepare(study)
     for cell in cells:
         reason = run_cell(study, cell)
