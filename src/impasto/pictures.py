@@ -78,6 +78,14 @@ def contact_sheet(
     return sheet
 
 
+def story_sheet(stories: Sequence[Sequence[str | Image.Image]], cell: int = 96) -> Image.Image:
+    """A row for each story of texts and pictures: its pictures, its texts above them."""
+    rows = [[part for part in story if not isinstance(part, str)] for story in stories]
+    labels = [" | ".join(part for part in story if isinstance(part, str)) for story in stories]
+    blank = Image.new("RGB", (cell, cell), PAPER)
+    return contact_sheet([row or [blank] for row in rows], labels, cell=cell)
+
+
 # Colours that stay apart, also for most colour-blind readers (Okabe and Ito), then more for many experts.
 PALETTE = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),

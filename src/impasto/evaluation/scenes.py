@@ -1,7 +1,6 @@
 """`impasto evaluate MODEL`: a model in, a folder with a report on scenes out."""
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +12,11 @@ from PIL import Image
 from rich.console import Console
 
 import impasto
-from impasto.config import from_dict, override, to_dict
+from impasto.config import to_dict
 from impasto.data.scene_source import SceneOptions
+from impasto.data.scenes import render
 from impasto.evaluation.model_card import model_card
+from impasto.evaluation.painters import options_of, painter_of
 from impasto.evaluation.scene_sheets import SET_TITLES, scene_sheets, write_page
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
 from impasto.metrics.features import (
@@ -30,9 +31,9 @@ from impasto.metrics.scenes import (
     CEILING,
     SEEN_SET,
     UNSEEN_SET,
-    Painter,
     SceneReport,
     evaluate_scenes,
+    scenes_of,
 )
 from impasto.pictures import save_png
 from impasto.runtime.dist import Ranks
@@ -67,10 +68,8 @@ def evaluate_model(
     if scorer is not None:
         refuse_training_networks(scorer.name, scorer, pipe.provenance.get("training_networks", {}))
     blank = type(pipe).untrained(pipe.config, name=pipe.name).to(device, dtype)
-    painters = {MODEL: _painter(pipe, ranks, drawing), UNTRAINED: _painter(blank, ranks, drawing)}
-    trained_on = pipe.provenance.get("data", {}).get("scenes")
-    options = from_dict(SceneOptions, trained_on) if trained_on else SceneOptions()
-    options = override(options, list(settings))
+    painters = {MODEL: painter_of(pipe, ranks, drawing), UNTRAINED: painter_of(blank, ranks, drawing)}
+    options = options_of(pipe, settings)
     console = Console(stderr=True)
     with console.status("scoring") as status:
         report = evaluate_scenes(
@@ -187,16 +186,15 @@ def _captions(
 
         return ranks.in_shares(len(pictures), some)
 
-    languages = sorted(set(options.languages))
-    return {
-        name: {
-            language: judge_captions(
-                describe, report.prompts[name], language, painter=report.real, seed=report.seed
-            )
-            for language in languages
+    found: dict[str, dict[str, CaptionScore]] = {}
+    for name in (SEEN_SET, UNSEEN_SET):
+        scenes = scenes_of(report.prompts[name], report.seed, options.lone_spread)
+        pictures = [render(scene, size=report.resolution) for scene in scenes]
+        found[name] = {
+            language: judge_captions(describe, scenes, pictures, language)
+            for language in sorted(set(options.languages))
         }
-        for name in (SEEN_SET, UNSEEN_SET)
-    }
+    return found
 
 
 def _caption_table(captions: dict[str, dict[str, CaptionScore]]) -> str:
@@ -205,14 +203,16 @@ def _caption_table(captions: dict[str, dict[str, CaptionScore]]) -> str:
     lines = [
         "descriptions of real renders",
         "",
-        "| combinations | language | true, 95 % interval | for other pictures | not understood | pictures |",
-        "|---|---|---|---|---|---|",
+        "| combinations | language | exact, 95 % interval | true | for other pictures: exact, true "
+        "| colours | shapes | not understood | pictures |",
+        "|---" * 9 + "|",
     ]
     for name, rows in captions.items():
         for language, score in rows.items():
             lines.append(
-                f"| {name} | {language} | {score.true} | {score.chance:.3f} | {score.unread} "
-                f"| {score.pictures} |"
+                f"| {name} | {language} | {score.exact} | {score.true} "
+                f"| {score.chance_exact:.3f}, {score.chance:.3f} | {score.colours.mean:.3f} "
+                f"| {score.shapes.mean:.3f} | {score.unread} | {score.pictures} |"
             )
     return "\n".join(lines) + "\n\n"
 
@@ -239,27 +239,3 @@ def _frechet_line(frechet: dict[str, Any]) -> str:
         f"FD-EffNetLite0 with {count} pictures{few}: model {frechet['model']:.1f}, "
         f"real renders among themselves {frechet['real_against_real']:.1f}.\n"
     )
-
-
-def _painter(pipe: Any, ranks: Ranks, drawing: Mapping[str, Any]) -> Painter:
-    """Every prompt has noise of its own. All ranks paint a share and have all pictures."""
-
-    def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
-        seeds = [seed * len(prompts) + index for index in range(len(prompts))]
-
-        def some(chosen: list[int]) -> list[Image.Image]:
-            if not chosen:
-                return []
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*is untrained")
-                drawn = pipe.generate(
-                    [prompts[index] for index in chosen],
-                    seed=[seeds[index] for index in chosen],
-                    batch_size=32,
-                    **drawing,
-                )
-            return drawn.pictures()
-
-        return ranks.in_shares(len(prompts), some)
-
-    return paint

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from impasto.config import to_dict
+from impasto.data.scene_source import SceneSource
 from impasto.data.source import DataSource
+from impasto.data.stories import StorySource
 from impasto.data.training_set import made_of
 from impasto.mars.directories import TokenizerPart
-from impasto.mars.texts import CaptionSource
 from impasto.mars.training_config import StageRun
 from impasto.mars.vq_training import Source, extract_codes
 from impasto.runtime.files import atomic_directory
@@ -67,6 +68,14 @@ class CodeStore:
         captions = [self._caption(row, position) for row, position in zip(rows, positions, strict=True)]
         return Pictures(self.codes[torch.tensor(rows)].long(), captions)
 
+    def story(self, position: int, count: int) -> Pictures:
+        """The story at a place of their own order: `count` pictures that were extracted one after another."""
+        epoch, place = divmod(position, len(self) // count)
+        first = count * int(self._permutation(epoch, len(self) // count)[place])
+        rows = range(first, first + count)
+        captions = [self._caption(row, position * count + number) for number, row in enumerate(rows)]
+        return Pictures(self.codes[first : first + count].long(), captions)
+
     def low_codes(self, positions: range | list[int]) -> Tensor:
         """[n, N'] int64 of the pictures at places of the order."""
         assert self.low is not None
@@ -81,9 +90,13 @@ class CodeStore:
 
     def _row(self, position: int) -> int:
         epoch, place = divmod(position, len(self))
+        return int(self._permutation(epoch, len(self))[place])
+
+    def _permutation(self, epoch: int, count: int) -> np.ndarray:
+        """The order of one epoch, kept until another is asked for."""
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self)))
-        return int(self._order[1][place])
+            self._order = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(count))
+        return self._order[1]
 
 
 def prepare_codes(
@@ -100,7 +113,7 @@ def prepare_codes(
         _check_made_of(folder, expected)
         return
     training = run.training
-    source = pictures or CaptionSource(resolution_of(run, part), run.data, seed=training.seed)
+    source = pictures or source_of(run, part)
     count = training.pictures if pictures is None else min(training.pictures, len(pictures))
     of = "" if pictures is None or count == len(pictures) else f"of {len(pictures):,} (training.pictures) "
     report(f"extracting the codes of {count:,} pictures {of}once, into {folder}")
@@ -166,17 +179,25 @@ def low_ratio_of(run: StageRun) -> int | None:
     return run.model.grid(run.level) // run.model.grid(run.level - 1)
 
 
+def source_of(run: StageRun, part: TokenizerPart, *, shift: int = 0, split: str = "train") -> SceneSource:
+    """The scenes of a run, or those of its stories; `shift` is added to its seed."""
+    side, seed, count = resolution_of(run, part), run.training.seed + shift, run.training.pictures_per_story
+    if count:
+        return StorySource(side, run.data, seed=seed, split=split, pictures=count)
+    return SceneSource(side, run.data, seed=seed, split=split)
+
+
 def resolution_of(run: StageRun, part: TokenizerPart) -> int:
     """Side of the pictures in pixels."""
     return run.model.grid(run.level) * part.tokenizer.config.factor
 
 
 def _captions_of(
-    source: CaptionSource | DataSource, positions: Sequence[int], run: StageRun
+    source: SceneSource | DataSource, positions: Sequence[int], run: StageRun
 ) -> dict[str, list[list[Any]]]:
     """Captions of each picture: so many phrasings of a scene, all that another picture has, these with their
     chances where languages are weighted."""
-    if isinstance(source, CaptionSource):
+    if isinstance(source, SceneSource):
         return {"captions": [source.phrasings(p, run.training.captions_per_picture) for p in positions]}
     found = [source.weighted_captions(position) for position in positions]
     texts = {"captions": [[text for _, text in one] for one in found]}
@@ -197,6 +218,7 @@ def _made_of(run: StageRun, part: TokenizerPart) -> dict[str, Any]:
         "pictures": training.pictures,
         "captions_per_picture": training.captions_per_picture,
         "shard_pictures": training.shard_pictures,
+        **({"pictures_per_story": training.pictures_per_story} if training.pictures_per_story else {}),
     }
 
 

@@ -79,6 +79,8 @@ class Parts:
 def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Records | None = None) -> str:
     """A stage, on scenes if no records are given."""
     out, training = options.out, run.training
+    if training.pictures_per_story and records is not None:
+        raise ConfigError(f"{preset} makes its stories of scenes; leave --data {options.data} out")
     ranks = Ranks.from_environment(options.device)
     if training.batch % ((training.micro_batch or 1) * ranks.world_size):
         raise ConfigError(

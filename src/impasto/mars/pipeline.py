@@ -27,6 +27,7 @@ from impasto.mars.interleaving import generate_document
 from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.sampling import GREEDY, RowCallback, SamplingSettings, caption_images, generate_images
 from impasto.mars.semvie import is_visual
+from impasto.mars.sequence import text_to_image
 from impasto.mars.superres import generate_high
 from impasto.mars.texts import BYTE_PIECES, byte_tokeniser, read_tokeniser
 from impasto.mars.vq import VQTokenizer
@@ -53,6 +54,22 @@ class Generation:
 
     def pictures(self) -> list[Image.Image]:
         return to_images(self.images)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A document that a model wrote.
+
+    parts: what follows the prompt, texts and pictures in order; whole: the same with the prompt before it;
+    ids: the model's own ids of the parts, markers of pictures included; ended: by the model, not by a limit.
+    """
+
+    parts: list[str | Image.Image]
+    whole: list[str | Image.Image]
+    ids: list[int]
+    ended: bool
+    prompt: str
+    seed: int
 
 
 class MarsPipeline:
@@ -238,40 +255,54 @@ class MarsPipeline:
             pictures.append(picture)
         return pictures
 
+    def write(self, prompt: str, **options: Any) -> list[str | Image.Image]:
+        """The parts of `write_document`, with the same options."""
+        return self.write_document(prompt, **options).parts
+
     @torch.no_grad()
-    def write(
+    def write_document(
         self,
         prompt: str,
         *,
         seed: int = 0,
         max_words: int = 64,
         max_pictures: int = 1,
+        guidance: float = 1.0,
         temperature: float = 1.0,
-    ) -> list[str | Image.Image]:
+        top_k: int = 1000,
+        top_p: float = 1.0,
+    ) -> Writing:
         """What follows a prompt: texts and pictures in the order that the model chooses (interleaved). A
-        model that was not trained on such documents opens no picture. ValueError for an empty prompt, or one
-        that leaves no room in the model's context."""
+        model that was not trained on such documents opens no picture. guidance: how strongly a picture
+        follows what stands before it, 1 for not at all more than learned. ValueError for an empty prompt, or
+        one that leaves no room in the model's context."""
         if not prompt:
             raise ValueError("no prompt given")
         if max_words < 1 or max_pictures < 0:
             raise ValueError("max_words should be at least 1 and max_pictures at least 0")
-        parts = generate_document(
-            self.parts.model,
-            self._encode(prompt),
+        model, ids = self.parts.model, self._encode(prompt)
+        document = generate_document(
+            model,
+            ids,
             seed,
             level=self.config.level,
             max_words=max_words,
             max_pictures=max_pictures,
-            settings=SamplingSettings(temperature=temperature),
+            guidance=guidance,
+            settings=SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p),
         )
         side, found = self.config.model.grid(self.config.level), list[str | Image.Image]()
+        whole = list[str | Image.Image]()
+        parts = document.parts(self.config.model)
         for part in parts:
             if isinstance(part, Tensor):
-                if part.numel() == side * side:
-                    found += to_images(self.parts.tokenizer.decode(part.view(1, side, side)))
+                found += to_images(self.parts.tokenizer.decode(part.view(1, side, side).to(self.device)))
             elif text := self.prompts.decode(part).strip():
                 found.append(text)
-        return found
+        first = parts[0] if parts and isinstance(parts[0], list) else []
+        opening = self.prompts.decode([*ids, *first]).strip()
+        whole = [opening, *(found[1:] if first and found and isinstance(found[0], str) else found)]
+        return Writing(found, whole, document.ids, document.ended, prompt, seed)
 
     @torch.no_grad()
     def caption(
@@ -299,6 +330,22 @@ class MarsPipeline:
             )
             texts += [self.prompts.decode(ids).strip() for ids in written]
         return texts
+
+    @torch.no_grad()
+    def likelihoods(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """The natural logarithm of how likely the codes of each picture are after its prompt."""
+        codes = [
+            self.parts.tokenizer.encode(one[None].to(self.device)).flatten(1)
+            for one in self._pixels(pictures)
+        ]
+        found = []
+        for row, prompt in zip(codes, prompts, strict=True):
+            model, ids = self.config.model, self._encode(prompt)
+            batch = text_to_image(model, [ids], row.cpu(), level=self.config.level, end_token_loss=False)
+            losses = self.parts.model.losses(batch.to(self.device))
+            assert losses.image is not None
+            found.append(-float(losses.image) * losses.image_tokens)
+        return found
 
     def settings(self, generation: Generation, index: int, options: Mapping[str, Any]) -> dict[str, Any]:
         """What made picture `index`, for its PNG metadata."""

@@ -9,11 +9,12 @@ from impasto.mars.lora import has_adapters, without_adapters
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.run_folder import RunLog
 from impasto.mars.semvie import MarsModel
+from impasto.mars.story_validation import SHEET_STORIES, StoryValidation
 from impasto.mars.training_config import StageRun
 from impasto.mars.training_state import StageState
 from impasto.mars.validation import SUFFIXES, Validation
 from impasto.mars.vq import VQTokenizer
-from impasto.pictures import contact_sheet, to_images
+from impasto.pictures import contact_sheet, story_sheet, to_images
 from impasto.runtime.sharding import dropped_afterwards, take_part
 
 SHEET_PROMPTS, SHEET_PICTURES, CELL = 6, 4, 96
@@ -42,9 +43,14 @@ class StageRecorder:
     def prepare(self, run: StageRun, tokenizer: TokenizerPart, *, watching: bool) -> None:
         """Fix what samples are of, on the ranks that draw them."""
         self.validations: Sequence[Validation] = ()
+        self.stories: Sequence[StoryValidation] = ()
         self.prompts: list[str] = []
         if watching:
-            self.validations = [Validation(run, tokenizer, split, self.held_out) for split in self.splits]
+            splits = self.splits
+            if run.training.pictures_per_story:
+                self.stories = [StoryValidation(run, tokenizer, split) for split in SUFFIXES]
+                splits = splits[:1]
+            self.validations = [Validation(run, tokenizer, split, self.held_out) for split in splits]
             each = SHEET_PROMPTS // len(self.validations)
             self.prompts = [prompt for found in self.validations for prompt in found.captions[:each]]
 
@@ -67,6 +73,8 @@ class StageRecorder:
         values: dict[str, float] = {"tokens": state.tokens}
         for found in self.validations:
             values |= found.likelihoods(state)
+        for stories in self.stories:
+            values |= stories.likelihoods(state)
         values |= self.validations[0].drift(state)
         pictures = self.pipe.generate(self.prompts, SHEET_PICTURES, seed=0).pictures()
         rows = [pictures[n : n + SHEET_PICTURES] for n in range(0, len(pictures), SHEET_PICTURES)]
@@ -74,8 +82,15 @@ class StageRecorder:
         if state.images:
             for found in self.validations if self.has_oracle else ():
                 values |= found.scores(self.pipe)
+            for stories in self.stories:
+                values |= stories.scores(self.pipe)
             if state.run.training.image_to_text:
                 self._describe(state)
+            if self.stories:
+                written = [
+                    w.whole for found in self.stories for w in found.written(self.pipe, SHEET_STORIES // 2)
+                ]
+                self.log.sheet(state.images, "stories", story_sheet(written))
         shown = [name for name in values if name.startswith(("score", "validation/"))]
         self.log.scores(state.images, values, shown)
 
@@ -95,6 +110,7 @@ class StageRecorder:
             "images_seen": state.images,
             "tokens_seen": state.tokens,
             "data": data_provenance(state.run),
+            **_of_stories(state.run.training.pictures_per_story),
         }
         pipe = MarsPipeline(
             parts, self.pipe.config, self.pipe.tokeniser, name=self.pipe.name, provenance=provenance
@@ -130,3 +146,7 @@ class StageRecorder:
         texts = self.pipe.caption(pictures)
         sheet = contact_sheet([[picture] for picture in to_images(pictures)], texts, cell=4 * CELL)
         self.log.sheet(state.images, "captions", sheet)
+
+
+def _of_stories(pictures: int) -> dict[str, int]:
+    return {"pictures_per_story": pictures} if pictures else {}

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from impasto.data.scene_source import SceneOptions
 from impasto.mars.config import LanguageConfig, MarsConfig, SuperResolutionConfig, VisualConfig
+from impasto.mars.paper_runs import seven_billion_stage1, seven_billion_stage2
 from impasto.mars.presets import mars_nano
 from impasto.mars.training_config import LanguageRun, LanguageTraining, Optimisation, StageRun, StageTraining
 from impasto.mars.vq import VQConfig
@@ -50,6 +51,23 @@ def nano_stage2() -> StageRun:
         image_to_text=0.0,
         optimisation=Optimisation(learning_rate=1e-3),
         seed=1,
+    )
+    return replace(run, training=training)
+
+
+def nano_stories() -> StageRun:
+    """Documents of three sentences with a picture after each, from a model that draws already."""
+    run = nano_stage2()
+    training = replace(
+        run.training,
+        tokens=2_304_000,
+        batch=36,
+        pictures=12_000,
+        pictures_per_story=3,
+        seed=2,
+        log_every=23_040,
+        sample_every=1_152_000,
+        checkpoint_every=576_000,
     )
     return replace(run, training=training)
 
@@ -159,6 +177,11 @@ def debug_stage2() -> StageRun:
     return replace(run, training=replace(run.training, image_to_text=0.0, seed=1))
 
 
+def debug_stories() -> StageRun:
+    run = debug_stage2()
+    return replace(run, training=replace(run.training, pictures_per_story=2, seed=2))
+
+
 def debug_stage3() -> StageRun:
     """From 16 to 32 px."""
     run = debug_stage1()
@@ -180,14 +203,18 @@ def debug_stage3() -> StageRun:
 
 
 RUNS: dict[str, Callable[[], MarsRun]] = {
+    "mars-7b/stage1": seven_billion_stage1,
+    "mars-7b/stage2": seven_billion_stage2,
     "mars-nano/tokenizer": vq_nano_32_run,
     "mars-nano/language": nano_language,
     "mars-nano/stage1": nano_stage1,
     "mars-nano/stage2": nano_stage2,
+    "mars-nano/stories": nano_stories,
     "mars-nano/stage3": nano_stage3,
     "mars-debug/tokenizer": debug_tokenizer,
     "mars-debug/language": debug_language,
     "mars-debug/stage1": debug_stage1,
     "mars-debug/stage2": debug_stage2,
+    "mars-debug/stories": debug_stories,
     "mars-debug/stage3": debug_stage3,
 }

@@ -58,6 +58,10 @@ class SequenceBatch:
     def image_targets(self) -> int:
         return len(self.image_rows)
 
+    @property
+    def word_targets(self) -> int:
+        return len(self.text_rows)
+
     def target_ids(self, rows: Tensor) -> Tensor:
         """[N] targets at places in the flattened batch."""
         return self.targets.flatten().index_select(0, rows)
@@ -131,7 +135,7 @@ def interleaved(
     """Documents as lists of parts: a list of ints is text, a tensor [N] of codes is a picture.
 
     Every picture's codes and end token are targets; with text_targets so are text, begin tokens and the end
-    of the document, wherever a picture came before (nothing trained can reach them otherwise).
+    of the document. (Before the first picture the begin token's row alone can learn from them.)
     """
     tokens = config.tokens
     rows = [list(_document(config, parts, level)) for parts in documents]
@@ -142,13 +146,9 @@ def interleaved(
     for index, row in enumerate(rows):
         inputs[index, : len(row)] = torch.tensor(row)
         mask[index, : len(row)] = True
-        pictures = 0
-        for place, (token, following) in enumerate(zip(row, [*row[1:], None], strict=True)):
-            pictures += tokens.level_of_begin(token) is not None
-            if following is None:
-                following = config.language.end_of_text
+        for place, following in enumerate([*row[1:], config.language.end_of_text]):
             in_picture = tokens.is_code(following) or following == tokens.end(level)
-            if in_picture or (text_targets and pictures):
+            if in_picture or text_targets:
                 targets[index, place] = following
     return _finish(config, inputs, targets, mask, level)
 

@@ -43,6 +43,10 @@ class SuperResolutionBatch:
     def image_targets(self) -> int:
         return self.high.numel()
 
+    @property
+    def word_targets(self) -> int:
+        return 0
+
 
 def super_resolution(
     config: MarsConfig,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from impasto.data.scene_source import SceneSource
 from impasto.data.scenes import score_images
 from impasto.data.source import DataSource
 from impasto.data.training_set import TrainingSet
@@ -14,7 +15,6 @@ from impasto.mars.recording import StageRecorder
 from impasto.mars.run_folder import RunLog
 from impasto.mars.semvie import MarsModel
 from impasto.mars.superres import generate_high, losses, super_resolution
-from impasto.mars.texts import CaptionSource
 from impasto.mars.training_config import StageRun
 from impasto.mars.training_state import StageState
 from impasto.mars.validation import BATCH, SUFFIXES, VALIDATION_SHIFT, Mean, Reader
@@ -31,11 +31,11 @@ class EnlargedPictures:
     def __init__(self, run: StageRun, part: TokenizerPart, split: str, held_out: DataSource | None = None):
         self.run, self.suffix, self.tokenizer = run, SUFFIXES[split], part.tokenizer
         training = run.training
-        source: CaptionSource | DataSource
+        source: SceneSource | DataSource
         count = training.validation_pictures
         if held_out is None:
             seed = training.seed + VALIDATION_SHIFT
-            source = CaptionSource(resolution_of(run, part), run.data, seed=seed, split=split)
+            source = SceneSource(resolution_of(run, part), run.data, seed=seed, split=split)
         else:
             source, count = held_out, min(count, len(held_out))
         found = extract(run, part, source, range(count))

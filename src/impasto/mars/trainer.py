@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from impasto.mars.codes import CodeStore
 from impasto.mars.losses import TokenLosses
 from impasto.mars.semvie import MarsModel
-from impasto.mars.sequence import SequenceBatch, image_to_text, text_to_image
+from impasto.mars.sequence import SequenceBatch, image_to_text, interleaved, text_to_image
 from impasto.mars.superres import SuperResolutionBatch, corrupt, super_resolution
 from impasto.mars.superres import losses as super_resolution_losses
 from impasto.mars.texts import drop
@@ -36,7 +36,8 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward pass: pictures to draw, with their captions' ids, and pictures to describe."""
+    """One forward and backward pass: pictures to draw, with their captions' ids, and pictures to describe; or
+    documents of both, as `drawn`."""
 
     drawn: SequenceBatch | SuperResolutionBatch
     captions: list[list[int]]
@@ -45,7 +46,7 @@ class Pass:
     @property
     def targets(self) -> list[float]:
         """How many predictions of each kind: of drawn pictures, of words, of pictures to describe."""
-        words = pictures = 0
+        words, pictures = self.drawn.word_targets, 0
         if self.described is not None:
             words, pictures = len(self.described.text_rows), len(self.described.image_rows)
         return [float(self.drawn.image_targets), float(words), float(pictures)]
@@ -96,7 +97,7 @@ def backward(state: StageState, one: Pass, totals: Sequence[float]) -> dict[str,
     """Add a pass's share of the gradients: each loss is a mean over its targets in the whole batch, of which
     `totals` gives the numbers (per rank). Returns the shares of the losses."""
     config, model = state.run.training, state.model
-    prefix = caption_prefix(state, one.captions)
+    prefix = caption_prefix(state, one.captions) if one.captions else None
     device = model.device
     # The cache would keep all layers' weights in bf16 through the step, each on every rank.
     casts = {"enabled": config.bfloat16, "cache_enabled": state.shards is None}
@@ -106,6 +107,9 @@ def backward(state: StageState, one: Pass, totals: Sequence[float]) -> dict[str,
         share = drawn.image_tokens / totals[0]
         terms = {"loss/text_to_image": share * drawn.image}
         total = terms["loss/text_to_image"] + config.z_loss_weight * share * drawn.image_z
+        if drawn.text is not None:
+            terms["loss/sentences"] = drawn.text_tokens / totals[1] * drawn.text
+            total = total + config.text_weight * terms["loss/sentences"]
         if one.described is not None:
             described = model.losses(one.described.to(device))
             assert described.text is not None
@@ -143,6 +147,9 @@ def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pa
     to r, and of those the last are described."""
     config, run = state.run.training, state.run
     size = config.micro_batch or config.batch // ranks.world_size
+    if config.pictures_per_story:
+        yield from _stories(state, pictures, ranks, size // config.pictures_per_story)
+        return
     for start in range(state.images, state.images + config.batch, size * ranks.world_size):
         end = start + size * ranks.world_size
         places = list(range(start + ranks.rank, end, ranks.world_size))
@@ -162,6 +169,22 @@ def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pa
                 level=run.level,
             )
         yield Pass(drawn, kept, described)
+
+
+def _stories(state: StageState, pictures: CodeStore, ranks: Ranks, size: int) -> Iterator[Pass]:
+    """As `_passes`, of `size` stories each: a sentence, its picture, and so on, the first sentence dropped
+    from some of them."""
+    config, run, count = state.run.training, state.run, state.run.training.pictures_per_story
+    first, batch = state.images // count, config.batch // count
+    for start in range(first, first + batch, size * ranks.world_size):
+        documents = []
+        for place in range(start + ranks.rank, start + size * ranks.world_size, ranks.world_size):
+            codes, texts = pictures.story(place, count)
+            sentences = [state.prompts.encode(text)[: run.sentence_length] for text in texts]
+            if _dropped(config.seed, place, config.caption_dropout):
+                sentences[0] = []
+            documents.append([part for pair in zip(sentences, codes, strict=True) for part in pair])
+        yield Pass(interleaved(run.model, documents, level=run.level, text_targets=True), [], None)
 
 
 def _drawn(

@@ -107,6 +107,10 @@ class StageTraining:
     optimisation: Optimisation = Optimisation()
     pictures: int = 16_000  # at most, whose codes are extracted, once; seen in a new order every epoch
     captions_per_picture: int = 4  # of a scene, one of them drawn each time; other sets: all there are
+    # Documents of so many sentences with a picture after each, in place of single pictures; 0: none. Their
+    # caption_dropout leaves out the first sentence.
+    pictures_per_story: int = 0
+    text_weight: float = 1.0  # of the likelihood of a story's sentences, and of where pictures begin (ours)
     shard_pictures: int = 4_096  # in one file of codes
     prefix_cache_mebibytes: int = 256  # keys and values of captions that are kept; 0: none; never if sharded
     shard_model: bool = False  # FSDP2: share parameters, gradients and optimiser out among the ranks
@@ -135,7 +139,8 @@ class StageTraining:
             raise ConfigError(f"training.lora_alpha={self.lora_alpha} should be above 0")
         if self.lora_rank and self.shard_model:
             raise ConfigError("training.lora_rank and training.shard_model do not go together; choose one")
-        for name in ("lora_rank", "prefix_cache_mebibytes", "z_loss_weight", "image_to_text_image_weight"):
+        not_negative = ("lora_rank", "prefix_cache_mebibytes", "z_loss_weight", "image_to_text_image_weight")
+        for name in (*not_negative, "pictures_per_story", "text_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should not be negative")
         size = self.micro_batch or self.batch
@@ -144,6 +149,19 @@ class StageTraining:
         if self.image_to_text and size < 2:
             raise ConfigError("training.micro_batch should be at least 2: each pass draws and describes")
         _check_multiples(self, ("sample_every",), self.checkpoint_every, "checkpoint_every")
+        self._check_stories(size)
+
+    def _check_stories(self, size: int) -> None:
+        count = self.pictures_per_story
+        if not count:
+            return
+        if self.image_to_text:
+            raise ConfigError("training.image_to_text should be 0 with training.pictures_per_story")
+        for name, value in (("pictures", self.pictures), ("batch", self.batch), ("micro_batch", size)):
+            if value % count:
+                raise ConfigError(
+                    f"training.{name}={value} should be a multiple of pictures_per_story={count}"
+                )
 
     def described(self, size: int) -> int:
         """How many of `size` pictures of one pass are described: both tasks are in each pass, since without
@@ -170,16 +188,30 @@ class StageRun:
         training = self.training
         step = training.batch * self.model.image_length(self.level)
         _check_multiples(training, ("log_every", "sample_every", "checkpoint_every"), step, "a step's")
+        count = training.pictures_per_story
+        if count and self.sentence_length < 1:
+            context = self.model.language.context
+            raise ConfigError(
+                f"training.pictures_per_story={count} pictures do not fit into {context} tokens"
+            )
         if self.model.super_resolution is not None:
             if self.level != len(self.model.grids) - 1:
                 last = len(self.model.grids) - 1
                 raise ConfigError(f"level={self.level} should be {last}, the last of model.grids")
             if training.image_to_text or training.image_to_text_image_weight:
                 raise ConfigError("training.image_to_text should be 0: stage III draws, it does not describe")
+            if count:
+                raise ConfigError("training.pictures_per_story should be 0: stage III draws single pictures")
 
     @property
     def image_length(self) -> int:
         return self.model.image_length(self.level)
+
+    @property
+    def sentence_length(self) -> int:
+        """Tokens of a story's sentence that are read, so that all of them and the pictures fit."""
+        each = self.model.language.context // max(self.training.pictures_per_story, 1)
+        return each - self.image_length - MARKERS
 
     @property
     def caption_length(self) -> int:
