@@ -1,4 +1,4 @@
-"""What stage I or II of MARS would take on how many devices, traced from the code's own modules: the trainer's
+"""What a stage of MARS would take on how many devices, traced from the code's own modules: the trainer's
 passes and the optimiser's step run on tensors without data. Nothing is allocated and nothing is timed."""
 
 import math
@@ -15,6 +15,7 @@ from impasto.config import ConfigError
 from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.semvie import MarsModel
 from impasto.mars.sequence import image_to_text, text_to_image
+from impasto.mars.superres import super_resolution
 from impasto.mars.trainer import Pass, backward
 from impasto.mars.training_config import StageRun
 from impasto.mars.training_state import StageState, make_optimizer
@@ -205,6 +206,9 @@ def _pass(run: StageRun, pictures: int) -> Pass:
     caption = [1] * min(CAPTION, run.caption_length)
     codes: Callable[[int], torch.Tensor] = lambda n: torch.zeros(n, run.image_length, dtype=torch.int64)  # noqa: E731
     captions = [caption] * (pictures - described)
+    if run.model.super_resolution is not None:
+        low = torch.zeros(pictures, run.model.image_length(run.level - 1), dtype=torch.int64)
+        return Pass(super_resolution(run.model, captions, low, codes(pictures)), captions, None)
     drawn = text_to_image(
         run.model,
         captions,
