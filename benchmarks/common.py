@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import socket
 import statistics
 import sys
 import time
@@ -64,9 +65,25 @@ def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
 def peak_memory() -> int:
     """Bytes that this process held at its peak (Linux). Unlike `ru_maxrss`, which a process inherits from
     the one that started it."""
+    return _status("VmHWM")
+
+
+def resident_memory() -> int:
+    """Bytes that this process holds (Linux)."""
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in status.splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def arguments_of(

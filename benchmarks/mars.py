@@ -17,11 +17,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import transformers
-from benchmarks.common import Spread, arguments_of, turns, write_result
+from benchmarks.common import Spread, arguments_of, resident_memory, turns, write_result
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from impasto.mars.convert import from_hf
@@ -172,26 +171,20 @@ def warm_up(base: Qwen2ForCausalLM, model: MarsModel) -> None:
     base.generate(torch.ones(2, CAPTION, dtype=torch.int64), max_new_tokens=2)
 
 
-def resident_bytes() -> int:
-    """Of this process, by the kernel (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
-
-
 def measure_memory(size: Size) -> dict[str, int | bool]:
     """Resident bytes that a model adds, and those left once the captions are read and the language expert
     has gone. On a CPU there is nowhere to move it, so it is dropped; a picture is drawn after it to show
     that nothing misses it."""
-    before = resident_bytes()
+    before = resident_memory()
     model = mars_model(base_model(size), size)
     captions, seeds = [[1, 2, 3]], [0]
     settings = SamplingSettings(top_k=TOP_K)
     expected = generate_images(model, captions, seeds, guidance=GUIDANCE, settings=settings)
     prefix = model.text_prefix(captions)
-    whole = resident_bytes() - before
+    whole = resident_memory() - before
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     move_language(model, "meta")
-    left = resident_bytes() - before
+    left = resident_memory() - before
     kept = sum(p.numel() * p.element_size() for p in model.parameters() if p.device.type != "meta")
     drawn = generate_images(model, captions, seeds, guidance=GUIDANCE, settings=settings, prefix=prefix)
     return {

@@ -15,7 +15,6 @@ that is measured.
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,16 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.common import Spread, arguments_of, write_result
+from benchmarks.common import Spread, arguments_of, free_port, write_result
 
 from impasto.aurora.runs import run_aurora_64_256gpu, run_aurora_debug, run_aurora_scenes_32_growing
 from impasto.aurora.trainer import step
 from impasto.aurora.training_config import AuroraRun
-from impasto.aurora.training_cost import Machine, project, training_cost
+from impasto.aurora.training_cost import project, training_cost
 from impasto.aurora.training_state import TrainingState
 from impasto.data.scene_source import SceneSource
 from impasto.runtime import dist
 from impasto.runtime.dist import Ranks
+from impasto.runtime.estimate import Machine
 from impasto.text import load_encoder
 
 GPUS = (1, 8, 64, 256)
@@ -108,9 +108,7 @@ def train(quick: bool, out: Path) -> None:
 
 def measure(quick: bool, processes: int) -> dict[str, float]:
     """Start a group and wait for it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result"
         command = [sys.executable, "-m", "benchmarks.scaling", "--process-of-a-group", str(out)]

@@ -21,6 +21,7 @@ TOP = {
     "exploring_command",
     "exploring_report",
     "training_families",
+    "writing_command",
     "serve",
 }  # the only places that know the families
 FORBIDDEN = {

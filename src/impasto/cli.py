@@ -8,12 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from impasto import __version__
-from impasto.command_options import (
-    DTYPES,
-    tell_of_emulation,
-    usable_device,
-    usable_dtype,
-)
+from impasto.command_options import DTYPES, tell_of_emulation, usable_device
 from impasto.config import first_line
 from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
@@ -23,6 +18,7 @@ from impasto.export_command import add_export
 from impasto.generate_command import add_generate
 from impasto.serve.command import add_serve
 from impasto.upscaling import command as upscaling
+from impasto.writing_command import VERBS as WRITING_VERBS
 
 DEFAULT_MODEL = "aurora-scenes-32"
 DEFAULT_CAPTIONER = "mars-scenes"
@@ -58,7 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
         add(verb)
         _add_model_options(verb)
     upscaling.add_verb(verbs.add_parser("upscale", help="Enlarge pictures by super-resolution."))
-    _add_caption(verbs)
+    for name, summary, add in WRITING_VERBS:
+        verb = verbs.add_parser(name, help=summary)
+        add(verb)
+        _add_model_options(verb, DEFAULT_CAPTIONER)
     _add_train(verbs)
     _add_estimate(verbs)
     _add_data(verbs)
@@ -72,16 +71,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_assets(verbs)
     _add_convert(verbs)
     return parser
-
-
-def _add_caption(verbs: argparse._SubParsersAction) -> None:
-    verb = _verb(verbs, "caption", "Describe pictures with a MARS model.", _caption)
-    verb.description = "Describe pictures with a MARS model: one line each, the file and a sentence."
-    verb.add_argument("pictures", nargs="+", metavar="PICTURE", help="image file")
-    verb.add_argument("--language", choices=("en", "zh"), help="English or Chinese (default: as it likes)")
-    verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.add_argument("--batch-size", type=int, default=32, help="pictures per pass (default 32)")
-    _add_model_options(verb, DEFAULT_CAPTIONER)
 
 
 def _add_train(verbs: argparse._SubParsersAction) -> None:
@@ -128,12 +117,17 @@ def _add_estimate(verbs: argparse._SubParsersAction) -> None:
         verbs, "estimate", "Memory and time that training would take, on how many devices.", _estimate
     )
     verb.description = (
-        "What a training run of Aurora would take, worked out from the sizes of its networks, with every "
-        "assumption below it. Nothing is trained; at the published size this takes about a minute."
+        "What a training run of Aurora, or a stage of MARS, would take, worked out from the sizes of its "
+        "networks, with every assumption below it. Nothing is trained; at the published sizes this takes "
+        "about a minute."
     )
     verb.add_argument("preset", metavar="PRESET", help="training preset, or a run's config.json")
     verb.add_argument("--ranks", type=int, default=1, metavar="N", help="devices (default 1)")
-    verb.add_argument("--teraflops", type=float, help="peak of one device (default 156, an A100's TF32)")
+    verb.add_argument(
+        "--teraflops",
+        type=float,
+        help="peak of one device (default an A100's: 156 in fp32, as TF32, 312 in bf16)",
+    )
     verb.add_argument("--utilisation", type=float, help="share of the peak that is reached (default 0.3)")
     verb.add_argument("--bandwidth", type=float, help="GB/s between devices (default 25)")
     verb.add_argument("--memory", type=float, help="GB of one device (default 80)")
@@ -211,35 +205,6 @@ def _add_settings(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _caption(arguments: argparse.Namespace) -> int:
-    import json
-    import warnings
-
-    import impasto
-    from impasto.loading import describe
-    from impasto.pictures import open_picture
-
-    family = describe(arguments.model, arguments.settings).family
-    if family.name != "mars":
-        raise ValueError(f"'{arguments.model}' is a model of the family {family.name}; only mars describes")
-    pictures = [open_picture(path) for path in arguments.pictures]
-    pipe = impasto.load(arguments.model, arguments.settings)
-    device = usable_device(arguments.device)
-    pipe.to(device, usable_dtype(arguments.dtype, device))
-    if not pipe.trained:
-        print(f"'{pipe.name}' is untrained: its sentences describe no picture.", file=sys.stderr)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        texts = pipe.caption(pictures, arguments.language, batch_size=arguments.batch_size)
-    told = dict(zip(arguments.pictures, texts, strict=True))
-    if arguments.json:
-        print(json.dumps(told, ensure_ascii=False, indent=2))
-    else:
-        for path, text in told.items():
-            print(f"{path}: {text}")
-    return 0
-
-
 def _train(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
@@ -258,7 +223,7 @@ def _train(arguments: argparse.Namespace) -> int:
         out=Path(arguments.out),
         data=arguments.data,
         resume=arguments.resume,
-        init_from=arguments.init_from,
+        init_from=_shipped_or_given(arguments.init_from),
         time_limit=arguments.time_limit,
         device=device,
         log_to=tuple(arguments.log_to),
@@ -268,15 +233,23 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _shipped_or_given(name: str | None) -> str | None:
+    """A shipped model's directory for its name; anything else as it is."""
+    from pathlib import Path
+
+    from impasto.loading import shipped_models
+
+    if name is None or Path(name).exists():
+        return name
+    return str(shipped_models().get(name, name))
+
+
 def _estimate(arguments: argparse.Namespace) -> int:
-    from impasto.aurora.launch import find_run
-    from impasto.aurora.training_cost import Machine, project, training_cost
+    from impasto.training_families import estimate
 
     names = ("ranks", "teraflops", "utilisation", "bandwidth", "memory")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    machine = Machine(**given)
-    run = find_run(arguments.preset, arguments.settings)
-    print("\n".join(project(training_cost(run), machine).lines()))
+    print("\n".join(estimate(arguments.preset, arguments.settings, given)))
     return 0
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16")
 WAIT_MINUTES = 600.0  # of ranks for the slowest one, which may draw or compare much longer than a step takes
-DRAWING = ("truncation", "truncation_mode", "guidance", "temperature", "top_k", "top_p")
+DRAWING = ("truncation", "truncation_mode", "guidance", "temperature", "top_k", "top_p", "size")
 MUCH_SLOWER = 3.0  # times float32; with units for it bfloat16 is the quicker one
 
 
@@ -86,6 +86,12 @@ def add_drawing_options(verb: argparse.ArgumentParser) -> Any:
     )
     mars.add_argument("--top-k", type=int, metavar="K", help="among the K likeliest codes (default 1000)")
     mars.add_argument("--top-p", type=float, metavar="P", help="among the likeliest of mass P (default 1)")
+    mars.add_argument(
+        "--size",
+        type=int,
+        metavar="PX",
+        help="side of the pictures, where a stage of the model enlarges them",
+    )
     return aurora
 
 

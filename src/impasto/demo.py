@@ -1,5 +1,5 @@
-"""What `make demo` shows of the shipped Aurora models: twenty prompts drawn with the first seed, beside
-themselves at four times the size, and what the judges make of them.
+"""What `make demo` shows of the shipped Aurora models: twenty prompts drawn with the first seed, at 64 pixels
+beside the same picture at 256, and what the judges make of them.
 
     python -m impasto.demo --out demo
 
@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 import impasto
 from impasto.config import first_line
@@ -36,7 +38,8 @@ from impasto.upscaling.loading import load_upscaler
 SCENE_MODEL, GLYPH_MODEL, SCORER = "aurora-scenes-32", "aurora-openglyphs-32", "two-tower:openglyphs-64"
 SEED, SCALE = 0, 4
 CAPTIONS, WITHIN = 300, 10  # a glyph's caption among so many, and where it should stand
-COLUMNS, CELL, LINE = 4, 128, 16  # of the sheet; px
+SMALL, LARGE = 64, 256  # sides of a picture on the sheet; px
+COLUMNS, LINE = 4, 16
 
 
 @dataclass(frozen=True)
@@ -90,33 +93,40 @@ def other_captions() -> list[str]:
     return [told.text for captions in samples for _, told in allowed_captions(captions, options)]
 
 
+def enlarge(images: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, 3, R, R] in [-1,1], R from 16 to 64 -> the same at 64 and at 256 pixels, both by Real-ESRGAN: means
+    over squares of what is four times as large, and that four times as large. Raises as `load_upscaler`."""
+    upscaler = load_upscaler("realesrgan", SCALE)
+    small = images if images.shape[-1] == SMALL else adaptive_avg_pool2d(upscaler.upscale(images), SMALL)
+    return small, upscaler.upscale(small)
+
+
 def sheet(
     small: Sequence[Image.Image], large: Sequence[Image.Image], verdicts: Sequence[Verdict]
 ) -> Image.Image:
-    """Each picture as it was made, beside itself enlarged, its prompt and verdict below."""
-    wide, tall = 2 * CELL + 3 * MARGIN, CELL + 2 * LINE + 2 * MARGIN
+    """Each picture at both sizes, its prompt and verdict below."""
+    wide, tall = SMALL + LARGE + 3 * MARGIN, LARGE + 2 * LINE + 2 * MARGIN
     rows = -(-len(small) // COLUMNS)
     page = Image.new("RGB", (COLUMNS * wide + MARGIN, rows * tall + MARGIN), PAPER)
     pen = ImageDraw.Draw(page)
     for number, (before, after, verdict) in enumerate(zip(small, large, verdicts, strict=True)):
         left, top = MARGIN + number % COLUMNS * wide, MARGIN + number // COLUMNS * tall
-        page.paste(before.resize((CELL, CELL), Image.Resampling.NEAREST), (left, top))
-        page.paste(after.resize((CELL, CELL), Image.Resampling.LANCZOS), (left + CELL + MARGIN, top))
+        page.paste(before, (left, top))
+        page.paste(after, (left + SMALL + MARGIN, top))
         mark, _, found = verdict.line().rpartition(": ")
-        pen.text((left, top + CELL + 2), mark, INK, label_font(mark))
-        pen.text((left + 11, top + CELL + 2 + LINE), found, (120, 120, 120), label_font(found))
+        pen.text((left, top + LARGE + 2), mark, INK, label_font(mark))
+        pen.text((left + 11, top + LARGE + 2 + LINE), found, (120, 120, 120), label_font(found))
     return page
 
 
 def run(out: Path) -> list[Verdict]:
     """Draw, judge, write sheet.png and verdicts.json."""
     scenes, glyphs = draw(SCENE_MODEL, SCENE_PROMPTS), draw(GLYPH_MODEL, GLYPH_PROMPTS)
-    upscaler = load_upscaler("realesrgan", SCALE)
-    small = [*to_images(scenes), *to_images(glyphs)]
-    large = [to_images(upscaler.upscale(image[None]))[0] for part in (scenes, glyphs) for image in part]
-    half = len(SCENE_PROMPTS)
-    verdicts = judge_scenes(small[:half], SCENE_PROMPTS)
-    verdicts += judge_glyphs(small[half:], GLYPH_PROMPTS, load_scorer(SCORER), other_captions())
+    small, large = (
+        to_images(torch.cat(parts)) for parts in zip(enlarge(scenes), enlarge(glyphs), strict=True)
+    )
+    verdicts = judge_scenes(to_images(scenes), SCENE_PROMPTS)
+    verdicts += judge_glyphs(to_images(glyphs), GLYPH_PROMPTS, load_scorer(SCORER), other_captions())
     settings = {"models": [SCENE_MODEL, GLYPH_MODEL], "seed": SEED, "upscale": SCALE, "scorer": SCORER}
     save_png(sheet(small, large, verdicts), out / "sheet.png", settings)
     told = {**settings, "verdicts": [asdict(verdict) for verdict in verdicts]}

@@ -67,7 +67,7 @@ def families() -> dict[str, Family]:
         untrained=mars_pipeline.MarsPipeline.untrained,
         read_document=read_mars_document,
         measure=mars_analysis.measure_pipeline,
-        options=("guidance", "temperature", "top_k", "top_p"),
+        options=("guidance", "temperature", "top_k", "top_p", "size"),
         batch_size=mars_pipeline.BATCH_SIZE,
     )
     return {family.name: family for family in (aurora, mars)}

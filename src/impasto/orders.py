@@ -19,6 +19,7 @@ OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (float, int),
     "top_k": (int,),
     "top_p": (float, int),
+    "size": (int,),
 }
 OWN_KEYS = ("prompt", "seed", "n")
 

@@ -78,6 +78,14 @@ def contact_sheet(
     return sheet
 
 
+def story_sheet(stories: Sequence[Sequence[str | Image.Image]], cell: int = 96) -> Image.Image:
+    """A row for each story of texts and pictures: its pictures, its texts above them."""
+    rows = [[part for part in story if not isinstance(part, str)] for story in stories]
+    labels = [" | ".join(part for part in story if isinstance(part, str)) for story in stories]
+    blank = Image.new("RGB", (cell, cell), PAPER)
+    return contact_sheet([row or [blank] for row in rows], labels, cell=cell)
+
+
 def captioned_sheet(
     pictures: Sequence[Image.Image], captions: Sequence[str], cell: int = 96, columns: int = 4, lines: int = 3
 ) -> Image.Image:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from impasto.aurora import ablation
 from impasto.aurora.ablation import CELLS, COLUMNS, main, run_of
@@ -38,6 +39,36 @@ def test_a_cell_is_trained_and_measured_once_and_stands_in_the_table(tmp_path, c
     assert "| experts-2 | 1 |" in table(tmp_path / "results", COLUMNS, CELLS)
     assert main([*command, "--set", "training.r1_gamma=1"]) == 2
     assert "is of other settings" in capsys.readouterr().err
+
+
+def write_result(folder, cell, seed, score):
+    measured = {
+        "oracle": {"seen": {"mean": score}, "unseen": {"mean": score / 2}},
+        "attributes": {"colour": None, "shape": 0.5},
+        "frechet": 900.0, "share_of_noise": 0.1, "path_length": {"z": {"mean": 1.0}, "text": {"mean": 2.0}},
+        "busiest_expert": 1.0, "logits_apart": 0.5, "nonfinite": 0, "seconds": 10.0,
+    }  # fmt: skip
+    (folder / f"{cell}-seed{seed}.json").write_text(
+        json.dumps({"cell": cell, "seed": seed, "measured": measured})
+    )
+
+
+def test_results_of_any_folder_become_a_table_and_a_figure_without_a_run(tmp_path, capsys):
+    for cell, seed, score in (("experts-8", 0, 0.5), ("base", 0, 0.125), ("base", 1, 0.375)):
+        write_result(tmp_path, cell, seed, score)
+    file = tmp_path / "figures" / "all.png"
+    assert main(["--results", str(tmp_path), "--table", "--figure", str(file)]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[2].startswith("| base | 2 | 0.250 [0.125, 0.375] | 0.125 [0.062, 0.188] | - |")
+    assert rows[3].startswith("| experts-8 | 1 | 0.500 | 0.250 | - |")
+    with Image.open(file) as picture:
+        assert picture.width > 900 and len(picture.convert("RGB").getcolors(9999)) > 10
+    assert file.stat().st_size < 60_000
+
+
+def test_without_a_folder_of_runs_it_says_so(capsys):
+    assert main(["--cells", "base"]) == 2
+    assert "--out is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

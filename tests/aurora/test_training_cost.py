@@ -8,9 +8,10 @@ import torch
 from impasto.aurora.discriminator import Discriminator
 from impasto.aurora.generator import Generator
 from impasto.aurora.launch import find_run
-from impasto.aurora.training_cost import Machine, TrainingCost, project, training_cost
+from impasto.aurora.training_cost import TrainingCost, project, training_cost
 from impasto.cli import main
 from impasto.config import ConfigError
+from impasto.runtime.estimate import Machine
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,8 @@ def test_the_verb_tells_its_assumptions_and_refuses_nonsense(capsys):
     for wrong in (["--utilisation", "2"], ["--ranks", "0"], ["--bandwidth", "nan"]):
         assert main(["estimate", "aurora-debug", *wrong]) == 2
         assert wrong[0] in capsys.readouterr().err
-    assert main(["estimate", "mars-nano/stage1"]) == 2
+    assert main(["estimate", "mars-nano/language"]) == 2
+    assert "'mars-nano/language' is not estimated" in capsys.readouterr().err
     assert torch.get_default_dtype() == torch.float32
 
 

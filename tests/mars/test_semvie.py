@@ -283,8 +283,8 @@ def test_interleaved_documents_give_both_losses():
     batch = interleaved(model.config, [[[3, 4], first, [5], second, [6, 7]], [first, [8]]], text_targets=True)
     losses = model.losses(batch)
     assert losses.image_tokens == 3 * (LENGTH + 1) and losses.image is not None
-    # Text after a picture: "5 <img>", "6 7 end" and "8 end".
-    assert losses.text_tokens == 7 and losses.text is not None
+    # "4 <img>", "5 <img>", "6 7 end" and "8 end".
+    assert losses.text_tokens == 9 and losses.text is not None
     (losses.image + losses.text).backward()
     assert model.visual.head.weight.grad[model.tokens.begin(0) - 96].abs().max() > 0
 

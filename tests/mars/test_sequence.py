@@ -69,7 +69,7 @@ def test_interleaved():
     assert isinstance(batch.routing, IndexRouting) and not batch.left_padded
     row = [3, 4, BEGIN, *(first + TEXT).tolist(), END, 5]
     assert batch.tokens[0].tolist() == row
-    assert batch.targets[0].tolist() == [IGNORED, IGNORED, *row[3:], 0]
+    assert batch.targets[0].tolist() == [*row[1:], 0]
     assert batch.targets[1, : LENGTH + 2].tolist() == [*(second + TEXT).tolist(), END, 0]
     assert batch.targets[1, LENGTH + 2 :].eq(IGNORED).all()
     pictures = interleaved(config, [[[3, 4], first, [5]]])

@@ -29,7 +29,7 @@ from impasto.mars.directories import (
 from impasto.mars.launch import find_run
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.runs import RUNS
-from impasto.mars.texts import CaptionSource, fit_tokeniser
+from impasto.mars.texts import fit_tokeniser
 from impasto.mars.trainer import step
 from impasto.mars.training_config import StageRun, warm_cosine
 from impasto.mars.training_state import StageState
@@ -205,7 +205,7 @@ def test_another_tokenizer_is_refused(stages, tmp_path, capsys):
         (["mars-debug/stage1"], "mars-debug/tokenizer --out RUN"),
         (["mars-debug/stage1", "--set", "tokenizer=/nowhere"], "tokenizer=/nowhere: no model is there"),
         (["mars-debug/stage2", "--init-from", "/nowhere"], "--init-from=/nowhere: no model is there"),
-        (["mars-debug/stage3"], "did you mean 'mars-debug/stage"),
+        (["mars-debug/stage4"], "did you mean 'mars-debug/stage"),
         (["mars-debug/language", "--init-from", "x"], "leave --init-from out"),
         (["mars-debug/stage1", "--set", "training.tokns=3"], "did you mean 'tokens'"),
     ],
@@ -313,11 +313,11 @@ def test_the_schedule_and_the_shares():
 
 def test_captions_are_of_the_pictures_scenes():
     options = SceneOptions(max_objects=2, languages=("en", "zh"))
-    source = CaptionSource(16, options, seed=4)
+    source = SceneSource(16, options, seed=4)
     texts = [text for n in range(12) for text in source.phrasings(n, 3)]
     assert texts == [text for n in range(12) for text in source.phrasings(n, 3)]
     assert any(text.isascii() for text in texts) and not all(text.isascii() for text in texts)
-    large = CaptionSource(64, options, seed=4)
+    large = SceneSource(64, options, seed=4)
     from impasto.data.scenes import score_image
     from impasto.pictures import to_images
 

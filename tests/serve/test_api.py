@@ -111,6 +111,7 @@ def test_keys_models_health_and_metrics(server, client):
     assert httpx.get(f"{server.url}/health/live").status_code == 200
     assert httpx.get(f"{server.url}/health/ready").json()["models"] == [MODEL, MARS]
     assert httpx.get(f"{server.url}/metrics").status_code == 401
+    client.images.generate(prompt="a red circle")
     told = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     assert f'impasto_rows_total{{model="{MODEL}",work="draw"}}' in told and "impasto_ready 1.0" in told
     assert 'impasto_requests_total{endpoint="v1/images/generations",status="401"}' in told

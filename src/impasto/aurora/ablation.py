@@ -29,7 +29,7 @@ from impasto.metrics.scenes import EVALUATION_STREAM, SEEN_SET, UNSEEN_SET, judg
 from impasto.pictures import to_images
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.log import read_metrics
-from impasto.runtime.results import finite, read_result, table, training_seconds, versions
+from impasto.runtime.results import figure, finite, read_result, table, training_seconds, versions
 from impasto.vision.efficientnet import ImageFeatures
 
 PRESET = "aurora-scenes-32-growing"
@@ -83,11 +83,11 @@ CELLS = {
     "kernels-4": Cell(("model.generator.convolution.kernels=4",), "four kernels to select from"),
     "path-length": Cell(("training.path_length_weight=2",), "path-length regularisation as in StyleGAN2"),
     "growing-images": Cell(
-        ("growing.schedule=images", "growing.stage_images=2400"), "a new level every 2,400 images"
+        ("growing.schedule=images", "growing.stage_images=1200"), "a new level every 1,200 images"
     ),
     "growing-reference": Cell(
-        ("growing.schedule=reference", "growing.check_every=800", "growing.max_images=3200"),
-        "a new level at 1.5 times the reference, or after 3,200 images",
+        ("growing.schedule=reference", "growing.check_every=400", "growing.max_images=1600"),
+        "a new level at 1.5 times the reference, or after 1,600 images",
     ),
 }
 COLUMNS = {
@@ -104,7 +104,8 @@ COLUMNS = {
     "not finite": ("nonfinite",),
     "seconds": ("seconds",),
 }
-DEFAULT_IMAGES = 9_600  # about four minutes of one thread
+SHOWN = ("oracle, seen", "oracle, unseen", "colours right", "FD-EffNetLite0", "due to noise")  # in the figure
+DEFAULT_IMAGES = 4_800  # about four minutes of one thread in fp32
 DEFAULT_PROMPTS = 200  # of each split, in the evaluation
 REAL = 2_000  # pictures that generated ones are held against
 PATHS = 32  # prompts whose ways are measured
@@ -118,10 +119,12 @@ def run_of(cell: str, seed: int, images: int, settings: Sequence[str] = ()) -> A
     return find_run(PRESET, [*COMMON, *budget, *total, *settings, *CELLS[cell].settings])
 
 
-def run_cell(out: Path, cell: str, seed: int, images: int, prompts: int, settings: Sequence[str]) -> str:
+def run_cell(
+    out: Path, results: Path, cell: str, seed: int, images: int, prompts: int, settings: Sequence[str]
+) -> str:
     """Train and measure one cell, unless that is done. Returns "finished", or why its training stopped
     before. Raises ConfigError where the file holds something else."""
-    run, file = run_of(cell, seed, images, settings), out / "results" / f"{cell}-seed{seed}.json"
+    run, file = run_of(cell, seed, images, settings), results / f"{cell}-seed{seed}.json"
     described: dict[str, Any] = {"cell": cell, "seed": seed, "prompts": prompts, "settings": to_dict(run)}
     described = json.loads(json.dumps(described))
     if file.is_file():
@@ -185,35 +188,49 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m impasto.aurora.ablation", description=__doc__.split(":")[0]
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and their results")
+    parser.add_argument("--out", type=Path, help="folder of the runs and their results")
     parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
     parser.add_argument("--seeds", default="0,1,2", help="by commas (default 0,1,2)")
-    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="of a run (default 9,600)")
+    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="of a run (default 4,800)")
     parser.add_argument("--prompts", type=int, default=DEFAULT_PROMPTS, help="asked of each split (200)")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="A.B=C")
+    parser.add_argument("--results", type=Path, help="folder of the results (default: OUT/results)")
     parser.add_argument("--table", action="store_true", help="print a table of the results, and run nothing")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the results, too")
     return parser.parse_args(argv)
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    out = arguments.out
-    if not arguments.table:
-        cells = arguments.cells.split(",")
-        for cell in cells:
-            if cell not in CELLS:
-                raise ConfigError(f"no cell '{cell}'; {nearest(cell, CELLS)}")
-        if not all(seed.isdecimal() for seed in arguments.seeds.split(",")):
-            raise ConfigError(f"--seeds {arguments.seeds} should be whole numbers with commas between")
-        if arguments.images < 64 or arguments.prompts < 16:
-            raise ConfigError("--images should be at least 64, and --prompts 16")
-        for seed in map(int, arguments.seeds.split(",")):
-            for cell in cells:
-                reason = run_cell(out, cell, seed, arguments.images, arguments.prompts, arguments.settings)
-                if reason != "finished":
-                    print(f"stopped: {reason}; repeat the command to go on")
-                    return 1
-    print(table(out / "results", COLUMNS, CELLS))
+    out, results = arguments.out, arguments.results
+    if out is None and (results is None or not arguments.table):
+        raise ConfigError("--out is needed: the folder of the runs")
+    results = results or out / "results"
+    if not arguments.table and (reason := _run_cells(arguments, results)) != "finished":
+        print(f"stopped: {reason}; repeat the command to go on")
+        return 1
+    print(table(results, COLUMNS, CELLS))
+    if arguments.figure:
+        shown = {title: COLUMNS[title] for title in SHOWN}
+        figure(results, arguments.figure, shown, CELLS, "base")
     return 0
+
+
+def _run_cells(arguments: argparse.Namespace, results: Path) -> str:
+    cells = arguments.cells.split(",")
+    for cell in cells:
+        if cell not in CELLS:
+            raise ConfigError(f"no cell '{cell}'; {nearest(cell, CELLS)}")
+    if not all(seed.isdecimal() for seed in arguments.seeds.split(",")):
+        raise ConfigError(f"--seeds {arguments.seeds} should be whole numbers with commas between")
+    images, prompts = arguments.images, arguments.prompts
+    if images < 64 or prompts < 16:
+        raise ConfigError("--images should be at least 64, and --prompts 16")
+    for seed in map(int, arguments.seeds.split(",")):
+        for cell in cells:
+            reason = run_cell(arguments.out, results, cell, seed, images, prompts, arguments.settings)
+            if reason != "finished":
+                return reason
+    return "finished"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

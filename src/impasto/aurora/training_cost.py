@@ -1,7 +1,6 @@
 """What a training run would take on how many devices, from the sizes of its networks alone: both networks are
 built on the meta device and one step of each kind is traced. Nothing is allocated and nothing is timed."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,29 +12,11 @@ from impasto.aurora.generator import Generator
 from impasto.aurora.steps import Critics, MicroBatch, discriminator_backward, generate, generator_backward
 from impasto.aurora.training_config import AuroraRun
 from impasto.config import ConfigError
-from impasto.runtime.estimate import memory_of, operations_of, parameter_bytes
+from impasto.runtime.estimate import Machine, memory_of, operations_of, parameter_bytes
 from impasto.runtime.streams import random_stream
 from impasto.text.features import TextFeatures
 
 PROMPT_TOKENS = 77  # CLIP's context; a sentence encoder's is shorter
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Devices that a run is projected on. The defaults are an A100's data sheet, and guesses."""
-
-    ranks: int = 1
-    teraflops: float = 156.0  # peak of one device: A100, TF32, without sparsity
-    utilisation: float = 0.3  # share of that peak which a step reaches; guess, measure yours
-    bandwidth: float = 25.0  # GB/s of one device to the others: 200 Gb/s a device; guess
-    memory: float = 80.0  # GB of one device
-
-    def __post_init__(self) -> None:
-        for name in ("ranks", "teraflops", "utilisation", "bandwidth", "memory"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"--{name} {getattr(self, name):g} should be above 0")
-        if self.utilisation > 1:
-            raise ConfigError(f"--utilisation {self.utilisation:g} is a share: at most 1")
 
 
 @dataclass(frozen=True)

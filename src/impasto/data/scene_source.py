@@ -1,7 +1,7 @@
 """Scenes as training data: an endless order of pictures and captions in which every position can be computed
 on its own, so that a run resumes anywhere and any number of ranks can share it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from impasto.data.scenes import (
     Scene,
     caption,
     caption_and_contrast,
+    caption_in_languages,
     gather_lone,
     parse_prompt,
     realise,
@@ -27,14 +28,15 @@ _TRIES = 20  # a caption without colour or shape leaves open a pair that may bel
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOptions:
-    """Which scenes. `languages` are drawn with equal chance; `categories` None: all six. `near_misses` is the
-    share of samples that come with a caption wrong by one fact, for the matching loss (ours). So many
-    consecutive positions as `pictures_per_caption` are different pictures of one caption. `lone_spread` is
-    how far from the middle an object that is alone stands: 1 anywhere, 0 in the middle."""
+    """Which scenes. `languages` of captions: names, drawn with equal chance, or a weight for each name;
+    `categories` None: all six. `near_misses` is the share of samples that come with a caption wrong by one
+    fact, for the matching loss (ours). So many consecutive positions as `pictures_per_caption` are different
+    pictures of one caption. `lone_spread` is how far from the middle an object that is alone stands: 1
+    anywhere, 0 in the middle."""
 
     max_objects: int = 4
     textures: bool = True
-    languages: tuple[str, ...] = ("en",)
+    languages: tuple[str, ...] | dict[str, float] = ("en",)
     categories: tuple[str, ...] | None = None
     near_misses: float = 0.0
     pictures_per_caption: int = 1
@@ -43,6 +45,8 @@ class SceneOptions:
     def __post_init__(self) -> None:
         if not self.languages or not set(self.languages) <= {"en", "zh"}:
             raise ConfigError(f"data.languages={self.languages} should name en, zh or both")
+        if isinstance(self.languages, dict) and not 0 < min(self.languages.values()) < float("inf"):
+            raise ConfigError(f"data.languages={self.languages} should be weights above 0")
         if not 0 <= self.near_misses <= 1:
             raise ConfigError(f"data.near_misses={self.near_misses} should be a share, from 0 to 1")
         if not 0 <= self.lone_spread <= 1:
@@ -56,7 +60,7 @@ class SceneSource:
 
     def __init__(self, resolution: int, options: SceneOptions, *, seed: int = 0, split: str = "train"):
         self.resolution, self.options, self.split = resolution, options, split
-        self._stream = (seed, SPLITS.index(split))
+        self._stream: tuple[int, ...] = (seed, SPLITS.index(split))
         self._recent: dict[int, tuple[Scene, str, str | None]] = {}
 
     def batch(self, positions: Sequence[int]) -> tuple[Tensor, list[str]]:
@@ -123,8 +127,32 @@ class SceneSource:
             max_objects=options.max_objects,
             textures=options.textures,
         )
-        return scene, options.languages[int(rng.integers(len(options.languages)))], rng
+        return scene, drawn_language(options.languages, rng), rng
+
+    def phrasings(self, position: int, count: int) -> list[str]:
+        """`count` captions of the scene at a position, each in a language drawn for itself, without drawing
+        the picture."""
+        scene = self._scene(position)[0]
+        rngs = (np.random.default_rng((*self._stream, position, number)) for number in range(count))
+        return [caption(scene, rng, language=self._language(position, rng)) for rng in rngs]
+
+    def in_languages(self, position: int) -> tuple[Scene, dict[str, str]]:
+        """The scene at a position, and the same facts of it told in every language."""
+        scene, _, rng = self._scene(position)
+        return scene, caption_in_languages(scene, rng)
+
+    def _language(self, position: int, rng: np.random.Generator) -> str:
+        """Of one phrasing of the scene at a position."""
+        return drawn_language(self.options.languages, rng)
 
     def captions(self, count: int, start: int = 0) -> list[str]:
         """What is told of scenes start, start + 1, ...: one caption each, whatever `pictures_per_caption`."""
         return [self._tell(number)[1] for number in range(start, start + count)]
+
+
+def drawn_language(languages: Sequence[str] | Mapping[str, float], rng: np.random.Generator) -> str:
+    """One of the languages of captions: of names with equal chance, of weighted ones by weight."""
+    if not isinstance(languages, Mapping):
+        return languages[int(rng.integers(len(languages)))]
+    names, weights = list(languages), np.array(list(languages.values()))
+    return names[int(rng.choice(len(names), p=weights / weights.sum()))]

@@ -12,10 +12,12 @@ from typing import Any
 from impasto.command_options import drawing_options, progress_bars, ranks_of, usable_device, usable_dtype
 from impasto.config import ConfigError, override
 from impasto.data.options import DatasetOptions
-from impasto.evaluation.blind import score_blind, write_blind
+from impasto.evaluation.blind import score_blind
 from impasto.evaluation.compbench import CompBenchOptions, evaluate_compbench
+from impasto.evaluation.drawing import draw_with_model
+from impasto.evaluation.model_actions import OF_MODELS, ask_model, make_blind, put_side_by_side
 from impasto.evaluation.pictures import evaluate_pictures, holds_pictures
-from impasto.evaluation.protocols import ProtocolOptions, evaluate_protocol, is_model
+from impasto.evaluation.protocols import PICTURES, ProtocolOptions, evaluate_protocol, is_model
 from impasto.evaluation.scenes import evaluate_model
 from impasto.evaluation.sets import SetOptions, evaluate_sets
 from impasto.evaluation.table import compare_reports
@@ -23,12 +25,16 @@ from impasto.families import check_options
 from impasto.loading import describe
 from impasto.metrics import extractors
 from impasto.metrics.alignment import DISTRACTORS, load_scorer, retrieval_sentence
+from impasto.metrics.caption_lists import read_captions
 from impasto.metrics.feature_cache import default_cache
 from impasto.metrics.features import EXTRACTOR
 from impasto.metrics.retrieval import PICTURES as RETRIEVAL_PICTURES
 from impasto.metrics.retrieval import SIDE as RETRIEVAL_SIDE
 from impasto.metrics.retrieval import retrieval_of_set
+from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
+
+PICTURES_OF_COMPBENCH = 10  # of each prompt, by the benchmark's rules
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -37,6 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     asked = {
         "MODEL_OR_IMAGE_DIR": arguments.target,
         "--compare": arguments.compare,
+        "--models": arguments.models,
         "--blind": arguments.blind,
         "--blind-answers": arguments.blind_answers,
         "--command": arguments.command,
@@ -51,8 +58,14 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; name a folder")
-    _drawing(arguments)
-    with_protocol = arguments.protocol not in (None, "scenes", "compbench")
+    if arguments.sweep is not None and arguments.models is None:
+        raise ConfigError("--sweep goes with --models")
+    if arguments.models is not None:
+        put_side_by_side(arguments)
+        return
+    if arguments.blind is None:
+        _drawing(arguments)
+    with_protocol = arguments.protocol not in (None, "scenes", "compbench", *OF_MODELS)
     if arguments.reference is not None and arguments.target is None and arguments.command is None:
         raise ConfigError(f"--reference goes with a folder of pictures, not with {given[0]}")
     if arguments.compare is not None:
@@ -61,12 +74,13 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.blind is not None:
         if arguments.pairs is not None and arguments.pairs < 1:
             raise ConfigError(f"--pairs {arguments.pairs} should be at least 1")
-        first, second = arguments.blind
-        print(write_blind(first, second, out, seed=arguments.seed, most=arguments.pairs), end="")
+        print(make_blind(arguments, lambda: _drawing(arguments)), end="")
     elif arguments.blind_answers is not None:
         print(score_blind(Path(arguments.blind_answers), out), end="")
     elif arguments.protocol == "compbench":
         _evaluate_compbench(arguments)
+    elif arguments.protocol in OF_MODELS:
+        ask_model(arguments, _drawing(arguments))
     elif with_protocol:
         _evaluate_protocol(arguments)
     elif arguments.command is not None:
@@ -142,22 +156,48 @@ def _evaluate_protocol(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_compbench(arguments: argparse.Namespace) -> None:
-    if arguments.target is None or not holds_pictures(Path(arguments.target)):
-        raise ConfigError("--protocol compbench takes a folder of PNG pictures that say their prompts")
     if arguments.reference is not None:
         raise ConfigError("--protocol compbench has no --reference")
+    drawn = arguments.target is not None and is_model(arguments.target)
+    if not drawn and (arguments.target is None or not holds_pictures(Path(arguments.target))):
+        raise ConfigError(
+            "--protocol compbench takes a MODEL or a folder of PNG pictures that say their prompts"
+        )
+    if drawn != (arguments.captions is not None):
+        raise ConfigError(
+            "--protocol compbench of a MODEL needs --captions FILE, the prompts; of pictures, none"
+        )
     categories = [value for value in arguments.settings if value.startswith("category=")]
     if not categories:
         raise ConfigError("--protocol compbench needs --set category=color, shape, texture, spatial ...")
     options = override(CompBenchOptions(category="non_spatial"), arguments.settings)
     scorer, _ = _scorer(arguments)
+    out, device = Path(arguments.out), usable_device(arguments.device)
     with progress_bars() as progress:
+        folder = Path(arguments.target)
+        if drawn:
+            folder, count = (
+                out / PICTURES,
+                PICTURES_OF_COMPBENCH if arguments.count is None else arguments.count,
+            )
+            prompts = read_captions(Path(arguments.captions)).captions
+            draw_with_model(
+                arguments.target,
+                tuple(prompt for prompt in prompts for _ in range(count)),
+                folder,
+                ranks=Ranks.from_environment(device),
+                seed=arguments.seed,
+                batch=arguments.batch_size or 32,
+                dtype=usable_dtype(arguments.dtype, device),
+                options=_drawing(arguments),
+                progress=progress,
+            )
         line = evaluate_compbench(
-            Path(arguments.target),
-            Path(arguments.out),
+            folder,
+            out,
             options,
             clip=scorer,
-            device=usable_device(arguments.device),
+            device=device,
             made_with=_training_networks(arguments.made_by),
             progress=progress,
         )

@@ -1,16 +1,25 @@
-"""`impasto evaluate --blind A B`: a page on which people choose between the pictures of two folders, without
-knowing which is which; `--blind-answers FILE` counts their answers."""
+"""`impasto evaluate --blind A B`: a page on which people choose between the pictures of two folders, or of
+two models, without knowing which is which; `--blind-answers FILE` counts their answers."""
 
 from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from impasto.config import ConfigError
 from impasto.data.records import BadSampleError, Faults
+from impasto.drawing import Progress
+from impasto.evaluation.contenders import model_of
+from impasto.evaluation.drawing import draw_with_model
+from impasto.evaluation.painters import scenes_trained_on
+from impasto.loading import describe
 from impasto.metrics.blind import (
     CHOICES,
     Pair,
@@ -20,8 +29,11 @@ from impasto.metrics.blind import (
     read_answers,
     score_answers,
 )
+from impasto.metrics.caption_lists import read_captions
 from impasto.metrics.picture_sets import prepare
 from impasto.metrics.picture_sources import Stored, open_pictures
+from impasto.metrics.scenes import SEEN_SET, UNSEEN_SET, prompt_sets
+from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.report import embedded, page
 
@@ -29,15 +41,62 @@ PAGE, SHEET, KEY, RESULT = "blind.html", "answers.csv", "key.json", "blind.json"
 STYLE = "section{margin:2em 0}section img{width:320px;height:320px;object-fit:contain;margin-right:12px}"
 
 
-def write_blind(first: str, second: str, out: Path, *, seed: int = 0, most: int | None = None) -> str:
-    """Write blind.html, answers.csv to fill in, and key.json; says what was written. Raises ConfigError or
-    DataError, in one line."""
+def blind_models(
+    first: str,
+    second: str,
+    out: Path,
+    *,
+    pairs: int = 50,
+    captions: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    drawing: Mapping[str, Any] = MappingProxyType({}),
+    settings: Sequence[str] = (),
+    progress: Progress = lambda name, done, total: None,
+) -> str:
+    """`write_blind` of two models, such as two stages of one: both draw `pairs` prompts with the same noise
+    streams into OUT/pictures, which is gone on with. The prompts are the first of `captions`, else of scenes
+    such as the first model was trained on, half of them of unseen combinations. Options of drawing go to the
+    models that know them. Raises ConfigError, in one line."""
+    models = [model_of(name) for name in (first, second)]
+    described = [describe(model, []) for model in models]
+    if captions is not None:
+        prompts = read_captions(captions).captions[:pairs]
+    else:
+        options = scenes_trained_on(described[0].provenance, settings)
+        sets = prompt_sets(options, (pairs + 1) // 2)
+        prompts = tuple([*sets[SEEN_SET], *sets[UNSEEN_SET]][:pairs])
+    folders = []
+    for side, model, found in zip("ab", models, described, strict=True):
+        known = {name: value for name, value in drawing.items() if name in found.family.options}
+        folders.append(out / "pictures" / side / "drawn")
+        ranks = Ranks.from_environment(device)
+        draw_with_model(
+            model, prompts, folders[-1], ranks=ranks, seed=seed, dtype=torch.float32, options=known,
+            progress=progress,
+        )  # fmt: skip
+    names = (first, second) if first != second else (f"{first} (A)", f"{second} (B)")
+    one, other = map(str, folders)
+    return write_blind(one, other, out, seed=seed, most=pairs, names=names)
+
+
+def write_blind(
+    first: str,
+    second: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    most: int | None = None,
+    names: tuple[str, str] | None = None,
+) -> str:
+    """Write blind.html, answers.csv to fill in, and key.json; says what was written. `names`: what the
+    folders are called in key.json. Raises ConfigError or DataError, in one line."""
     read, sets = Faults(), []
     for source in (first, second):
         sets.append(_readable(source, read))
     listed = [[(stored.name, stored.prompt) for stored in found.values()] for found in sets]
     pairs = make_pairs(*listed, seed=seed, most=most)
-    key = key_document(pairs, first, second, seed)
+    key = key_document(pairs, *(names or (first, second)), seed)
     sections = [_section(number, pair, *sets) for number, pair in enumerate(pairs, start=1)]
     words = ", ".join(CHOICES)
     sheet = answer_sheet(key["page"], len(pairs))

@@ -22,7 +22,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--protocol",
-        choices=("scenes", "train-10k", "coco-30k", "openglyphs", "compbench"),
+        choices=("scenes", "languages", "stories", "train-10k", "coco-30k", "openglyphs", "compbench"),
         help="what to measure (scenes, unless there is a --reference)",
     )
     verb.add_argument(
@@ -103,7 +103,24 @@ def _add_alignment(group: Any) -> None:
 
 def _add_people(group: Any) -> None:
     group.add_argument("--compare", nargs="+", metavar="REPORT", help="reports of one protocol")
-    group.add_argument("--blind", nargs=2, metavar=("DIR_A", "DIR_B"), help="write a page of shuffled pairs")
+    group.add_argument(
+        "--models",
+        nargs="+",
+        metavar="MODEL",
+        help="models of any family, or runs, on the same prompts of the six categories of scenes, with what "
+        "a picture costs; MODEL@SIDE draws at SIDE px",
+    )
+    group.add_argument(
+        "--sweep",
+        metavar="OPTION=NUMBERS",
+        help="with --models: each model drawn in so many ways, as in guidance=1,3,5",
+    )
+    group.add_argument(
+        "--blind",
+        nargs=2,
+        metavar=("A", "B"),
+        help="write a page of shuffled pairs: of folders, or of models",
+    )
     group.add_argument("--pairs", type=int, metavar="N", help="with --blind: no more than N pairs")
     group.add_argument(
         "--blind-answers", metavar="FILE", help="count the answers to the page that is in --out"

@@ -41,14 +41,16 @@ def caption_table(captions: Mapping[str, Mapping[str, CaptionScore]]) -> str:
     lines = [
         "descriptions of real renders",
         "",
-        "| combinations | language | true, 95 % interval | for other pictures | not understood | pictures |",
-        "|---|---|---|---|---|---|",
+        "| combinations | language | exact, 95 % interval | true | for other pictures: exact, true "
+        "| colours | shapes | not understood | pictures |",
+        "|---" * 9 + "|",
     ]
     for name, rows in captions.items():
         for language, score in rows.items():
             lines.append(
-                f"| {name} | {language} | {score.true} | {score.chance:.3f} | {score.unread} "
-                f"| {score.pictures} |"
+                f"| {name} | {language} | {score.exact} | {score.true} "
+                f"| {score.chance_exact:.3f}, {score.chance:.3f} | {score.colours.mean:.3f} "
+                f"| {score.shapes.mean:.3f} | {score.unread} | {score.pictures} |"
             )
     return "\n".join(lines) + "\n\n"
 

@@ -1,7 +1,6 @@
 """`impasto evaluate MODEL`: a model in, a folder with a report on scenes out."""
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +12,11 @@ from PIL import Image
 from rich.console import Console
 
 import impasto
-from impasto.config import from_dict, override, to_dict
+from impasto.config import to_dict
 from impasto.data.scene_source import SceneOptions
+from impasto.data.scenes import render
 from impasto.evaluation.model_card import model_card
+from impasto.evaluation.painters import options_of, painter_of
 from impasto.evaluation.scene_sheets import scene_sheets, write_page
 from impasto.evaluation.scene_tables import caption_table, frechet_line, scene_table
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
@@ -30,9 +31,9 @@ from impasto.metrics.scenes import (
     CEILING,
     SEEN_SET,
     UNSEEN_SET,
-    Painter,
     SceneReport,
     evaluate_scenes,
+    scenes_of,
 )
 from impasto.pictures import save_png
 from impasto.runtime.dist import Ranks
@@ -67,14 +68,14 @@ def evaluate_model(
     if scorer is not None:
         refuse_training_networks(scorer.name, scorer, pipe.provenance.get("training_networks", {}))
     blank = type(pipe).untrained(pipe.config, name=pipe.name).to(device, dtype)
-    painters = {MODEL: _painter(pipe, ranks, drawing), UNTRAINED: _painter(blank, ranks, drawing)}
-    options = _options(pipe, settings)
+    painters = {MODEL: painter_of(pipe, ranks, drawing), UNTRAINED: painter_of(blank, ranks, drawing)}
+    options = options_of(pipe, settings)
     console = Console(stderr=True)
     with console.status("scoring") as status:
         report = evaluate_scenes(
             painters,
             options,
-            resolution=pipe.config.resolution,
+            resolution=drawing.get("size", pipe.config.resolution),
             count=count,
             seed=seed,
             progress=lambda text: status.update(f"scoring {text}"),
@@ -107,13 +108,6 @@ def evaluate_model(
     if ranks.is_main:
         _write(out, pipe, options, document, table, sheets, name)
     return table
-
-
-def _options(pipe: Any, settings: Sequence[str]) -> SceneOptions:
-    """The scenes that the model was trained on, with what `settings` change."""
-    trained_on = pipe.provenance.get("data", {}).get("scenes")
-    options = from_dict(SceneOptions, trained_on) if trained_on else SceneOptions()
-    return override(options, list(settings))
 
 
 def _plain(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -168,16 +162,15 @@ def _captions(
 
         return ranks.in_shares(len(pictures), some)
 
-    languages = sorted(set(options.languages))
-    return {
-        name: {
-            language: judge_captions(
-                describe, report.prompts[name], language, painter=report.real, seed=report.seed
-            )
-            for language in languages
+    found: dict[str, dict[str, CaptionScore]] = {}
+    for name in (SEEN_SET, UNSEEN_SET):
+        scenes = scenes_of(report.prompts[name], report.seed, options.lone_spread)
+        pictures = [render(scene, size=report.resolution) for scene in scenes]
+        found[name] = {
+            language: judge_captions(describe, scenes, pictures, language)
+            for language in sorted(set(options.languages))
         }
-        for name in (SEEN_SET, UNSEEN_SET)
-    }
+    return found
 
 
 def _frechet(extractor: ImageFeatures, report: SceneReport) -> dict[str, Any]:
@@ -193,27 +186,3 @@ def _frechet(extractor: ImageFeatures, report: SceneReport) -> dict[str, Any]:
         "model": frechet_distance(picture_stats(extractor, report.pictures["seen"]), one),
         "real_against_real": frechet_distance(two, one),
     }
-
-
-def _painter(pipe: Any, ranks: Ranks, drawing: Mapping[str, Any]) -> Painter:
-    """Every prompt has noise of its own. All ranks paint a share and have all pictures."""
-
-    def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
-        seeds = [seed * len(prompts) + index for index in range(len(prompts))]
-
-        def some(chosen: list[int]) -> list[Image.Image]:
-            if not chosen:
-                return []
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*is untrained")
-                drawn = pipe.generate(
-                    [prompts[index] for index in chosen],
-                    seed=[seeds[index] for index in chosen],
-                    batch_size=32,
-                    **drawing,
-                )
-            return drawn.pictures()
-
-        return ranks.in_shares(len(prompts), some)
-
-    return paint

@@ -27,6 +27,7 @@ class ModelSize:
     by_part: dict[str, int]
     cache_bytes_per_token: int
     image_tokenizer: int = 0
+    enlarging: int = 0  # visual expert of stage III
 
     def lines(self) -> list[str]:
         """For people."""
@@ -36,6 +37,7 @@ class ModelSize:
             "frozen": self.frozen,
             **{f"  {part}": count for part, count in self.by_part.items()},
             "image tokenizer": self.image_tokenizer,
+            **({"visual expert that enlarges": self.enlarging} if self.enlarging else {}),
         }
         return [
             *(f"{name:26s}{count:>17,}" for name, count in numbers.items()),
@@ -45,11 +47,12 @@ class ModelSize:
 
 
 def measure_pipeline(config: MarsPipelineConfig) -> ModelSize:
-    """`measure` of the sequence model, and the parameters of the image tokenizer beside it."""
+    """`measure` of the sequence model, and the parameters of image tokenizer and stage III beside it."""
     with torch.device("meta"):
         tokenizer = VQTokenizer(config.tokenizer)
     counted = sum(parameter.numel() for parameter in tokenizer.parameters())
-    return replace(measure(config.model), image_tokenizer=counted)
+    enlarging = 0 if config.enlarging is None else measure(config.enlarging.model).trained
+    return replace(measure(config.model), image_tokenizer=counted, enlarging=enlarging)
 
 
 def measure(config: MarsConfig) -> ModelSize:

@@ -5,6 +5,7 @@ Every open question of the paper is one field of `VisualConfig` with the source 
 a choice of this project.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -77,16 +78,55 @@ class VisualConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuperResolutionConfig:
+    """Stage III: next-K-token prediction of a picture whose low-resolution codes are known (`blocks`). That
+    there is such a stage is the paper's; everything here is a proposal of section 10 of the notes."""
+
+    tokens_per_step: int = 4  # K: a square block of codes at once
+    # "block": a small causal network that emits the K codes in order. "independent": K linear heads, the
+    # plain reading of "next K tokens", which draws neighbours that know nothing of each other.
+    head: Literal["block", "independent"] = "block"
+    anchor: bool = True  # add the embedding of a block's own low-resolution code to its step
+    head_width: int | None = None  # of the block head; None: a quarter of the model's
+    head_layers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.tokens_per_step not in (1, 4, 16):
+            raise ConfigError(f"super_resolution.tokens_per_step={self.tokens_per_step} should be 1, 4 or 16")
+        for name in ("head_width", "head_layers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"super_resolution.{name}={value} should be at least 1")
+
+    @property
+    def block_side(self) -> int:
+        return math.isqrt(self.tokens_per_step)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MarsConfig:
-    """A language model, its visual expert, and the side of the square code grid at each resolution."""
+    """A language model, its visual expert, and the side of the square code grid at each resolution. With
+    `super_resolution` it draws the last grid from the one before."""
 
     language: LanguageConfig = LanguageConfig()
     visual: VisualConfig = VisualConfig()
     grids: tuple[int, ...] = (16, 32, 64)  # 256, 512 and 1024 px at 16 px a code
+    super_resolution: SuperResolutionConfig | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.grids) <= LEVELS or min(self.grids) < 1:
             raise ConfigError(f"grids={self.grids} should be one to {LEVELS} sides of at least 1 code")
+        if self.super_resolution is not None:
+            self._check_super_resolution(self.super_resolution.block_side)
+
+    def _check_super_resolution(self, block_side: int) -> None:
+        if len(self.grids) < 2 or self.grids[-1] % (self.grids[-2] * block_side):
+            raise ConfigError(
+                f"grids={self.grids} should end with a low side and a multiple of {block_side} of it: "
+                f"super_resolution draws blocks of {block_side} x {block_side} codes inside each low one"
+            )
+        if self.visual.experts != "split" or self.visual.softmax != "separate":
+            raise ConfigError("super_resolution needs visual.experts=split and visual.softmax=separate")
 
     @property
     def tokens(self) -> "Vocabulary":
@@ -100,6 +140,14 @@ class MarsConfig:
 
     def image_length(self, level: int) -> int:
         return self.grid(level) ** 2
+
+    def picture_positions(self, level: int) -> int:
+        """Places in the sequence that the codes of a picture take: one each, but with `super_resolution` one
+        for each code of the low picture and one for each block of the high one."""
+        count = self.image_length(level)
+        if self.super_resolution is None:
+            return count
+        return self.image_length(level - 1) + count // self.super_resolution.tokens_per_step
 
 
 @dataclass(frozen=True)

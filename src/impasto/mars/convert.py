@@ -20,7 +20,7 @@ from torch import Tensor
 from impasto.config import ConfigError, first_line, nearest, to_dict
 from impasto.mars.config import MarsConfig, VisualConfig
 from impasto.mars.huggingface import correspondence, is_ignored, language_config
-from impasto.mars.initial import empty_model, start_visual_from_language
+from impasto.mars.initial import empty_model, start_blocks, start_visual_from_language
 from impasto.mars.semvie import MarsModel, is_visual, train_only
 from impasto.runtime.files import atomic_path
 
@@ -155,6 +155,17 @@ def load_visual_state(model: MarsModel, state: Mapping[str, Tensor]) -> None:
     load_state(visual_state(model), state)
 
 
+def go_on_from(model: MarsModel, earlier: MarsModel, *, seed: int = 0) -> None:
+    """Give a model the trained tensors of an earlier stage's. What stage III adds, where the earlier one has
+    none of it, starts from them. ValueError as for `load_visual_state`."""
+    targets = visual_state(model)
+    if earlier.blocks is None:
+        targets = {name: tensor for name, tensor in targets.items() if not name.startswith("blocks.")}
+    load_state(targets, visual_state(earlier))
+    if earlier.blocks is None:
+        start_blocks(model, seed=seed)
+
+
 def load_state(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """Copy tensors into others of the same names, in place. Errors as for `load_visual_state`."""
     _check_names(state, {name: tuple(target.shape) for name, target in targets.items()}, "visual checkpoint")
@@ -190,6 +201,14 @@ def base_fingerprint(model: MarsModel) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if not is_visual(name) and "norm" in name:
             digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """64 hexadecimal digits over names and numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from impasto.config import ConfigError, from_dict, to_dict
+from impasto.config import ConfigError, diff, from_dict, to_dict
 from impasto.mars.config import LanguageConfig, MarsConfig
 from impasto.mars.convert import from_directory, language_state
 from impasto.mars.initial import empty_model
-from impasto.mars.semvie import MarsModel, train_only
+from impasto.mars.semvie import MarsModel, is_visual, train_only
 from impasto.mars.texts import TOKENISER, read_tokeniser
 from impasto.mars.vq import VQConfig, VQTokenizer
 from impasto.runtime.files import atomic_directory
@@ -38,32 +38,87 @@ FAMILY, TOKENIZER_FAMILY, LANGUAGE_FAMILY = "mars", "mars-tokenizer", "mars-lang
 
 
 @dataclass(frozen=True, kw_only=True)
+class EnlargingConfig:
+    """Stage III of a whole model: the sequence model that draws a larger picture from the base's codes."""
+
+    model: MarsConfig
+    guidance: float = 1.0  # on the caption; 1: none
+
+    def __post_init__(self) -> None:
+        if self.model.super_resolution is None:
+            raise ConfigError("enlarging.model has no super_resolution")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MarsPipelineConfig:
-    """A whole model: the sequence model, its image tokenizer, and the grid that it was trained for."""
+    """A whole model: the sequence model, its image tokenizer, the grid that it was trained for, and stage III
+    if there is one."""
 
     model: MarsConfig = field(default_factory=MarsConfig)
     tokenizer: VQConfig = field(default_factory=VQConfig)
     level: int = 0  # which of the model's grids
     guidance: float = 5.0  # default of the pipeline; peer (LlamaGen, Janus): 5 to 7.5
+    enlarging: EnlargingConfig | None = None
 
     def __post_init__(self) -> None:
         self.model.grid(self.level)
+        if self.model.super_resolution is not None:
+            raise ConfigError("model.super_resolution is for enlarging.model alone; a base draws from words")
+        if self.enlarging is not None:
+            self._check_enlarging(self.enlarging.model)
         if self.tokenizer.codes != self.model.visual.codes:
             raise ConfigError(
                 f"tokenizer.codes={self.tokenizer.codes}, but model.visual.codes={self.model.visual.codes}"
             )
 
+    def _check_enlarging(self, model: MarsConfig) -> None:
+        low, base = model.grids[-2], self.model.grid(self.level)
+        if low != base:
+            raise ConfigError(
+                f"stage III enlarges {low} x {low} codes and the base draws {base} x {base}; name a base of "
+                f"that grid, or --set model.grids={base},{2 * base}"
+            )
+        for name in ("language", "visual"):
+            changed = diff(getattr(model, name), getattr(self.model, name))
+            if changed:
+                raise ConfigError(f"stage III differs from its base in model.{name} ({changed[0]})")
+
     @property
     def resolution(self) -> int:
+        """Side in pixels of what the base draws."""
         return self.model.grid(self.level) * self.tokenizer.factor
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides in pixels that it can draw."""
+        if self.enlarging is None:
+            return (self.resolution,)
+        return (self.resolution, self.enlarging.model.grids[-1] * self.tokenizer.factor)
 
 
 class MarsParts(nn.Module):
-    """The networks of a whole model, under the names of its file."""
+    """The networks of a whole model, under the names of its file. `enlarging`, stage III, reads text with the
+    base's language expert and has none of its own."""
 
-    def __init__(self, model: MarsModel, tokenizer: VQTokenizer):
+    def __init__(self, model: MarsModel, tokenizer: VQTokenizer, enlarging: MarsModel | None = None):
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.enlarging = model, tokenizer, enlarging
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """What the file holds: the language expert once."""
+        prefix = "enlarging."
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith(prefix) or is_visual(name.removeprefix(prefix))
+        }
+
+
+def share_language(model: MarsModel, base: MarsModel) -> None:
+    """Put the language expert of `base` in the place of the model's own."""
+    model.language = base.language
+    for layer, of_base in zip(model.layers, base.layers, strict=True):
+        layer.language = of_base.language
 
 
 @dataclass(frozen=True)
@@ -159,9 +214,12 @@ def load_whole(path: Path) -> tuple[MarsParts, MarsPipelineConfig]:
     config, _, _ = read_document(document)
     parts = empty_parts(config)
     load_weights(path, parts)
+    if parts.enlarging is not None:
+        share_language(parts.enlarging, parts.model)
+        train_only(parts.enlarging, "visual")
     train_only(parts.model, "visual")
     parts.tokenizer.requires_grad_(False)
-    return MarsParts(parts.model.eval(), parts.tokenizer.eval()), config
+    return parts.eval(), config
 
 
 def read_document(document: Mapping[str, Any]) -> tuple[MarsPipelineConfig, bool, dict[str, Any]]:
@@ -172,10 +230,15 @@ def read_document(document: Mapping[str, Any]) -> tuple[MarsPipelineConfig, bool
 
 
 def empty_parts(config: MarsPipelineConfig) -> MarsParts:
-    """Shapes on the meta device."""
+    """Shapes on the meta device; stage III without a language expert, as in the file."""
     with torch.device("meta"):
         tokenizer = VQTokenizer(config.tokenizer)
-    return MarsParts(empty_model(config.model), tokenizer)
+    enlarging = None
+    if config.enlarging is not None:
+        enlarging = empty_model(config.enlarging.model)
+        for owner in (enlarging, *enlarging.layers):
+            owner.language = nn.Identity()
+    return MarsParts(empty_model(config.model), tokenizer, enlarging)
 
 
 def _alone(tensor: Tensor) -> Tensor:

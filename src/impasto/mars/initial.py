@@ -57,6 +57,14 @@ def start_visual_from_language(model: MarsModel, *, seed: int = 0) -> None:
     )
     for rows, text_rows in pairs:
         rows.copy_(rows_like(text_rows, len(rows), noise, generator))
+    start_blocks(model, seed=seed)
+
+
+def start_blocks(model: MarsModel, *, seed: int = 0) -> None:
+    """Set what stage III adds, if the model has it, to its first values, from the visual rows as they are."""
+    if model.blocks is not None:
+        codes = model.tokens.codes
+        model.blocks.start(model.visual.embedding.weight[:codes], model.visual.output_rows[:codes], seed)
 
 
 def _copy_expert(source: Expert, target: Expert) -> None:

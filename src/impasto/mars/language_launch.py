@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from impasto.config import ConfigError, to_dict
 from impasto.data.records import Records
+from impasto.data.scene_source import SceneSource
 from impasto.data.source import DataSource
 from impasto.data.training_set import TrainingSet
 from impasto.data.training_set import provenance as data_provenance
@@ -24,7 +25,7 @@ from impasto.mars.language import (
 )
 from impasto.mars.run_folder import LaunchOptions, RunLog, checkpoint_to_resume, start_folder, start_of
 from impasto.mars.sampling import generate_text
-from impasto.mars.texts import TOKENISER, CaptionSource, fit_tokeniser, read_tokeniser
+from impasto.mars.texts import TOKENISER, fit_tokeniser, read_tokeniser
 from impasto.mars.training_config import LanguageRun
 from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks
@@ -113,7 +114,7 @@ class RunTexts:
     suffix of its metric."""
 
     tokeniser: Texts
-    training: CaptionSource | DataSource
+    training: SceneSource | DataSource
     validation: Mapping[str, Texts]
     pictures: TrainingSet | None = None
 
@@ -123,10 +124,10 @@ def _scene_texts(run: LanguageRun) -> RunTexts:
     shifted, count = training.seed + VALIDATION_SHIFT, training.validation_scenes
     splits = {"": "train", "_heldout": "heldout"}
     return RunTexts(
-        Texts(CaptionSource(ANY_SIDE, run.data, seed=training.seed), training.tokeniser_scenes),
-        CaptionSource(ANY_SIDE, run.data, seed=training.seed, split="any"),
+        Texts(SceneSource(ANY_SIDE, run.data, seed=training.seed), training.tokeniser_scenes),
+        SceneSource(ANY_SIDE, run.data, seed=training.seed, split="any"),
         {
-            suffix: Texts(CaptionSource(ANY_SIDE, run.data, seed=shifted, split=split), count)
+            suffix: Texts(SceneSource(ANY_SIDE, run.data, seed=shifted, split=split), count)
             for suffix, split in splits.items()
         },
     )

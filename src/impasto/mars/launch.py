@@ -11,11 +11,14 @@ from impasto.mars import language_launch, tokenizer_launch
 from impasto.mars.codes import CODES, prepare_codes, read_codes, resolution_of
 from impasto.mars.directories import (
     LanguagePart,
+    MarsParts,
+    MarsPipelineConfig,
     TokenizerPart,
     find_directory,
     load_language,
     load_tokenizer,
     load_whole,
+    tokenizer_fingerprint,
 )
 from impasto.mars.recording import StageRecorder
 from impasto.mars.run_folder import (
@@ -29,6 +32,7 @@ from impasto.mars.run_folder import (
 )
 from impasto.mars.runs import RUNS, MarsRun
 from impasto.mars.semvie import MarsModel
+from impasto.mars.superres_recording import SuperResolutionRecorder, cascade_config
 from impasto.mars.trainer import train
 from impasto.mars.training_config import LanguageRun, StageRun
 from impasto.mars.training_state import StageState
@@ -63,16 +67,20 @@ def launch(preset: str, run: MarsRun, options: LaunchOptions) -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a stage starts from: two frozen networks and, maybe, the visual expert of an earlier stage."""
+    """What a stage starts from: two frozen networks and, maybe, the visual expert of an earlier stage. base:
+    the whole model that stage III enlarges for."""
 
     tokenizer: TokenizerPart
     language: LanguagePart
     initial: MarsModel | None
+    base: tuple[MarsParts, MarsPipelineConfig] | None = None
 
 
 def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Records | None = None) -> str:
-    """Stage I or II, on scenes if no records are given."""
+    """A stage, on scenes if no records are given."""
     out, training = options.out, run.training
+    if training.pictures_per_story and records is not None:
+        raise ConfigError(f"{preset} makes its stories of scenes; leave --data {options.data} out")
     ranks = Ranks.from_environment(options.device)
     if training.batch % ((training.micro_batch or 1) * ranks.world_size):
         raise ConfigError(
@@ -82,7 +90,8 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Re
     ranks.barrier()  # all have looked before the main rank writes
     parts = _parts(preset, run, options, resuming=checkpoint is not None)
     parts.tokenizer.tokenizer.to(ranks.device)
-    state = StageState.fresh(run, ranks.device, parts.language, parts.tokenizer, parts.initial, ranks)
+    base = parts.base[0].model.to(ranks.device) if parts.base else None
+    state = StageState.fresh(run, ranks.device, parts.language, parts.tokenizer, parts.initial, ranks, base)
     start, found, extracts = start_of(checkpoint), None, not (out / CODES).is_dir()
     if records is not None:
         found = TrainingSet(records, resolution_of(run, parts.tokenizer), run.dataset, seed=training.seed)
@@ -103,7 +112,7 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Re
         try:
             log.resume(state.images)
             provenance = with_lineage(_provenance(preset, parts), out)
-            recorder = StageRecorder(log, parts.tokenizer, state, provenance, found)
+            recorder = _recorder(log, parts, state, provenance, found)
             return train(
                 state, pictures, recorder,
                 ranks=ranks, deadline=Deadline(options.time_limit), stop=stop,
@@ -116,21 +125,45 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Re
                     found.write_bad_samples(out, display.message)
 
 
+def _recorder(
+    log: RunLog, parts: Parts, state: StageState, provenance: dict[str, object], found: TrainingSet | None
+) -> StageRecorder:
+    if parts.base is None:
+        return StageRecorder(log, parts.tokenizer, state, provenance, found)
+    return SuperResolutionRecorder(log, parts.tokenizer, state, provenance, parts.base, found)
+
+
 def _parts(preset: str, run: StageRun, options: LaunchOptions, *, resuming: bool) -> Parts:
     """From the settings, else from --init-from, else from the model that the run itself has written."""
     earlier = options.init_from
-    initial = None
-    if earlier is not None:
-        initial = load_whole(find_directory(earlier, "--init-from"))[0].model
     own = options.out / "model"
     fallback = earlier or (own if resuming and is_model_directory(own) else None)
     family = preset_of(preset).partition("/")[0]
+    enlarges = run.model.super_resolution is not None
+    base = None
+    if enlarges or earlier is not None:
+        if fallback is None:
+            raise ConfigError(
+                f"{preset_of(preset)} enlarges the pictures of a model; name one with --init-from RUN, a run "
+                f"of {family}/stage2"
+            )
+        base = load_whole(find_directory(fallback, "--init-from"))
+        initial = _initial(run, *base)
+        if enlarges:
+            cascade_config(run, base[1])  # complains before anything is written
     tokenizer = load_tokenizer(_place(run.tokenizer, "tokenizer", fallback, family))
     language = load_language(_place(run.language, "language", fallback, family))
-    found = Parts(tokenizer, language, initial if not resuming or run.training.lora_rank else None)
-    if initial is not None and not resuming:
-        _check_same_tokenizer(found.tokenizer, str(earlier))
-    return found
+    takes = earlier is not None and (not resuming or run.training.lora_rank)
+    if base is not None and (enlarges or not resuming):
+        _check_same_tokenizer(tokenizer, base[0], str(fallback))
+    return Parts(tokenizer, language, initial if takes else None, base if enlarges else None)
+
+
+def _initial(run: StageRun, parts: MarsParts, config: MarsPipelineConfig) -> MarsModel:
+    """Whose visual expert a run goes on from: stage III from another run of it if that draws in the same way,
+    else from the base."""
+    same = config.enlarging is not None and config.enlarging.model == run.model
+    return parts.enlarging if same and parts.enlarging is not None else parts.model
 
 
 def _place(setting: str, name: str, fallback: str | Path | None, family: str) -> str | Path:
@@ -144,10 +177,10 @@ def _place(setting: str, name: str, fallback: str | Path | None, family: str) ->
     return fallback
 
 
-def _check_same_tokenizer(part: TokenizerPart, earlier: str) -> None:
+def _check_same_tokenizer(part: TokenizerPart, earlier: MarsParts, place: str) -> None:
     """Codes mean nothing under another tokenizer."""
-    if load_tokenizer(earlier, "--init-from").fingerprint != part.fingerprint:
-        raise ConfigError(f"--init-from {earlier} was trained on the codes of another tokenizer")
+    if tokenizer_fingerprint(earlier.tokenizer) != part.fingerprint:
+        raise ConfigError(f"--init-from {place} was trained on the codes of another tokenizer")
 
 
 def _provenance(preset: str, parts: Parts) -> dict[str, object]:

@@ -5,7 +5,6 @@ matrices, the second of which starts at zero. New embedding and output rows, and
 any, train as without adapters.
 """
 
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from impasto.config import ConfigError
-from impasto.mars.convert import load_state, visual_state
+from impasto.mars.convert import digest_of, load_state, visual_state
 from impasto.mars.initial import empty_model
 from impasto.mars.semvie import MarsModel, is_visual, train_only
 
@@ -84,8 +83,4 @@ def load_trained_state(model: MarsModel, state: Mapping[str, Tensor]) -> None:
 
 def wrapped_fingerprint(model: MarsModel) -> str:
     """A digest of the visual weights that adapters wrap: those of the run's start."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(visual_state(model).items()):
-        if BASE in name.split("."):
-            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return digest_of({n: tensor for n, tensor in visual_state(model).items() if BASE in n.split(".")})

@@ -20,12 +20,15 @@ from impasto.mars.directories import (
     load_whole,
     read_document,
     save_directory,
+    share_language,
 )
 from impasto.mars.initial import new_model
 from impasto.mars.interleaving import generate_document
 from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.sampling import GREEDY, RowCallback, SamplingSettings, caption_images, generate_images
 from impasto.mars.semvie import is_visual
+from impasto.mars.sequence import text_to_image
+from impasto.mars.superres import generate_high
 from impasto.mars.texts import BYTE_PIECES, byte_tokeniser, read_tokeniser
 from impasto.mars.vq import VQTokenizer
 from impasto.pictures import PAPER, from_images, to_images
@@ -51,6 +54,22 @@ class Generation:
 
     def pictures(self) -> list[Image.Image]:
         return to_images(self.images)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A document that a model wrote.
+
+    parts: what follows the prompt, texts and pictures in order; whole: the same with the prompt before it;
+    ids: the model's own ids of the parts, markers of pictures included; ended: by the model, not by a limit.
+    """
+
+    parts: list[str | Image.Image]
+    whole: list[str | Image.Image]
+    ids: list[int]
+    ended: bool
+    prompt: str
+    seed: int
 
 
 class MarsPipeline:
@@ -82,6 +101,9 @@ class MarsPipeline:
             torch.manual_seed(seed)
             tokenizer = VQTokenizer(config.tokenizer)
         parts = MarsParts(new_model(config.model, seed), tokenizer)
+        if config.enlarging is not None:
+            parts.enlarging = new_model(config.enlarging.model, seed)
+            share_language(parts.enlarging, parts.model)
         return cls(parts, config, byte_tokeniser(), name=name, trained=False)
 
     @classmethod
@@ -104,14 +126,22 @@ class MarsPipeline:
         return (
             f"An auto-regressive model that draws from prompts and describes pictures (MARS): {side}x{side} "
             f"px; language expert {language:,} parameters, frozen; visual expert {visual:,}, trained; image "
-            f"tokenizer {tokenizer:,}."
+            f"tokenizer {tokenizer:,}.{self._enlarging_summary()}"
         )
+
+    def _enlarging_summary(self) -> str:
+        stage, model = self.config.enlarging, self.parts.enlarging
+        if stage is None or model is None or stage.model.super_resolution is None:
+            return ""
+        side, count = self.config.sizes[-1], stage.model.super_resolution.tokens_per_step
+        added = sum(p.numel() for name, p in model.named_parameters() if is_visual(name))
+        return f" A second visual expert of {added:,} enlarges to {side}x{side} px, {count} codes a step."
 
     def save_pretrained(self, path: Path | str, card: str | None = None, *, half: bool = False) -> None:
         """Write a whole model directory: both experts, both tokenisers, the model card; half: matrices and
         kernels in fp16, for a file of half the size."""
         document = {**to_dict(self.config), "trained": self.trained, "provenance": self.provenance}
-        state = self.parts.state_dict()
+        state = self.parts.saved_state()
         if half:
             state = halved(state)
         save_directory(Path(path), FAMILY, document, state, card or self._card(), self.tokeniser)
@@ -125,8 +155,9 @@ class MarsPipeline:
             self.device = torch.device(device)
             self.parts.to(self.device)
         if dtype is not None:
-            for parameter in self.parts.model.parameters():
-                parameter.data = parameter.data.to(dtype)
+            for model in (self.parts.model, self.parts.enlarging):
+                for parameter in () if model is None else model.parameters():
+                    parameter.data = parameter.data.to(dtype)
         return self
 
     def __call__(self, prompt: str | Sequence[str], num_images: int = 1, **options: Any) -> list[Image.Image]:
@@ -145,15 +176,18 @@ class MarsPipeline:
         temperature: float = 1.0,
         top_k: int = 1000,
         top_p: float = 1.0,
+        size: int | None = None,
         on_row: RowCallback | None = None,
     ) -> Generation:
         """Image k of every prompt is drawn with stream seed + k, on the CPU: it depends neither on the batch
         it is made in nor on the device. Several seeds are one for each prompt.
 
         guidance: how strongly the prompt is followed, 1 for not at all more than learned; the model's own
-        default. temperature, top_k, top_p: how a code is drawn, see `SamplingSettings`. on_row(row, codes):
-        called after each row of codes of a batch, for `preview`. Raises ValueError for a prompt that leaves
-        no room for a picture in the model's context.
+        default. temperature, top_k, top_p: how a code is drawn, see `SamplingSettings`. size: side in pixels,
+        one of `config.sizes`; the base's own by default, the larger one by stage III from the base's codes,
+        whose guidance is its own. on_row(row, codes): called after each row of codes of a batch that the base
+        draws, for `preview`. Raises ValueError for a prompt that leaves no room for a picture in the model's
+        context, or for a size that no stage draws.
         """
         if not self.trained:
             warnings.warn(f"'{self.name}' is untrained: its pictures show no prompt", stacklevel=2)
@@ -166,24 +200,47 @@ class MarsPipeline:
         if len(first) != len(texts):
             raise ValueError(f"{len(first)} seeds for {len(texts)} prompts; give one seed, or one for each")
         settings = SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p)
-        encoded = [self._encode(text) for text in texts]
+        size = self.config.resolution if size is None else size
+        if size not in self.config.sizes:
+            raise ValueError(self._no_stage(size))
+        encoded = [self._encode(text, size) for text in texts]
         seeds = [start + index for start in first for index in range(num_images)]
         owner = [index for index in range(len(texts)) for _ in range(num_images)]
-        side, codes = self.config.model.grid(self.config.level), []
+        side, codes = size // self.config.tokenizer.factor, []
         for start in range(0, len(seeds), batch_size):
             part = slice(start, start + batch_size)
+            captions = [encoded[index] for index in owner[part]]
             drawn = generate_images(
                 self.parts.model,
-                [encoded[index] for index in owner[part]],
+                captions,
                 seeds[part],
                 level=self.config.level,
                 guidance=self.config.guidance if guidance is None else guidance,
                 settings=settings,
                 on_row=on_row,
             )
+            if size != self.config.resolution:
+                drawn = self._enlarged(drawn, captions, seeds[part], settings)
             codes.append(drawn.unflatten(1, (side, side)))
         images = [self.parts.tokenizer.decode(part) for part in codes]
         return Generation(torch.cat(images), torch.cat(codes), [texts[index] for index in owner], seeds)
+
+    def _enlarged(
+        self, low: Tensor, captions: Sequence[list[int]], seeds: Sequence[int], settings: SamplingSettings
+    ) -> Tensor:
+        """Codes [B, N] of stage III from those of the base, [B, n]."""
+        stage, model = self.config.enlarging, self.parts.enlarging
+        assert stage is not None and model is not None
+        return generate_high(model, low, captions, seeds, guidance=stage.guidance, settings=settings)
+
+    def _no_stage(self, size: int) -> str:
+        known = " and ".join(map(str, self.config.sizes))
+        way_out = (
+            "a larger size takes a model of stage III, `impasto train .../stage3`"
+            if self.config.enlarging is None
+            else "choose one of these"
+        )
+        return f"'{self.name}' draws {known} px and has no stage for size={size}; {way_out}"
 
     @torch.no_grad()
     def preview(self, codes: Tensor) -> list[Image.Image]:
@@ -198,40 +255,54 @@ class MarsPipeline:
             pictures.append(picture)
         return pictures
 
+    def write(self, prompt: str, **options: Any) -> list[str | Image.Image]:
+        """The parts of `write_document`, with the same options."""
+        return self.write_document(prompt, **options).parts
+
     @torch.no_grad()
-    def write(
+    def write_document(
         self,
         prompt: str,
         *,
         seed: int = 0,
         max_words: int = 64,
         max_pictures: int = 1,
+        guidance: float = 1.0,
         temperature: float = 1.0,
-    ) -> list[str | Image.Image]:
+        top_k: int = 1000,
+        top_p: float = 1.0,
+    ) -> Writing:
         """What follows a prompt: texts and pictures in the order that the model chooses (interleaved). A
-        model that was not trained on such documents opens no picture. ValueError for an empty prompt, or one
-        that leaves no room in the model's context."""
+        model that was not trained on such documents opens no picture. guidance: how strongly a picture
+        follows what stands before it, 1 for not at all more than learned. ValueError for an empty prompt, or
+        one that leaves no room in the model's context."""
         if not prompt:
             raise ValueError("no prompt given")
         if max_words < 1 or max_pictures < 0:
             raise ValueError("max_words should be at least 1 and max_pictures at least 0")
-        parts = generate_document(
-            self.parts.model,
-            self._encode(prompt),
+        model, ids = self.parts.model, self._encode(prompt)
+        document = generate_document(
+            model,
+            ids,
             seed,
             level=self.config.level,
             max_words=max_words,
             max_pictures=max_pictures,
-            settings=SamplingSettings(temperature=temperature),
+            guidance=guidance,
+            settings=SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p),
         )
         side, found = self.config.model.grid(self.config.level), list[str | Image.Image]()
+        whole = list[str | Image.Image]()
+        parts = document.parts(self.config.model)
         for part in parts:
             if isinstance(part, Tensor):
-                if part.numel() == side * side:
-                    found += to_images(self.parts.tokenizer.decode(part.view(1, side, side)))
+                found += to_images(self.parts.tokenizer.decode(part.view(1, side, side).to(self.device)))
             elif text := self.prompts.decode(part).strip():
                 found.append(text)
-        return found
+        first = parts[0] if parts and isinstance(parts[0], list) else []
+        opening = self.prompts.decode([*ids, *first]).strip()
+        whole = [opening, *(found[1:] if first and found and isinstance(found[0], str) else found)]
+        return Writing(found, whole, document.ids, document.ended, prompt, seed)
 
     @torch.no_grad()
     def caption(
@@ -260,6 +331,22 @@ class MarsPipeline:
             texts += [self.prompts.decode(ids).strip() for ids in written]
         return texts
 
+    @torch.no_grad()
+    def likelihoods(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """The natural logarithm of how likely the codes of each picture are after its prompt."""
+        codes = [
+            self.parts.tokenizer.encode(one[None].to(self.device)).flatten(1)
+            for one in self._pixels(pictures)
+        ]
+        found = []
+        for row, prompt in zip(codes, prompts, strict=True):
+            model, ids = self.config.model, self._encode(prompt)
+            batch = text_to_image(model, [ids], row.cpu(), level=self.config.level, end_token_loss=False)
+            losses = self.parts.model.losses(batch.to(self.device))
+            assert losses.image is not None
+            found.append(-float(losses.image) * losses.image_tokens)
+        return found
+
     def settings(self, generation: Generation, index: int, options: Mapping[str, Any]) -> dict[str, Any]:
         """What made picture `index`, for its PNG metadata."""
         return {
@@ -272,11 +359,16 @@ class MarsPipeline:
             "version": __version__,
         }
 
-    def _encode(self, text: str) -> list[int]:
-        """Ids of a prompt. ValueError for more than fit into the context beside a picture and its markers."""
+    def _encode(self, text: str, size: int | None = None) -> list[int]:
+        """Ids of a prompt. ValueError for more than fit into the context beside a picture, of that size, and
+        its markers."""
         ids = self.prompts.encode(text)
-        model = self.config.model
-        room = model.language.context - model.image_length(self.config.level) - MARKERS
+        model, markers = self.config.model, MARKERS
+        taken = model.picture_positions(self.config.level)
+        if size not in (None, self.config.resolution) and self.config.enlarging is not None:
+            large = self.config.enlarging.model
+            taken, markers = large.picture_positions(len(large.grids) - 1), 2 * MARKERS
+        room = model.language.context - taken - markers
         if len(ids) > room:
             raise ValueError(f"the prompt has {len(ids):,} tokens; '{self.name}' reads at most {room:,}")
         return ids
@@ -303,12 +395,13 @@ class MarsPipeline:
         return chosen
 
     def _card(self) -> str:
+        size = "" if self.config.enlarging is None else f", size={self.config.sizes[-1]}"
         lines = [
             f"# {self.name}",
             f"{self.summary()} Written by impasto {__version__}.",
             "" if self.trained else "**Untrained:** these are initial weights.",
             f"    import impasto\n    pipe = impasto.load(PATH)  # {self.name}\n"
-            f'    pipe("a prompt", num_images=4)\n    pipe.caption(pictures, "en")',
-            "All three are inside model.safetensors; the text tokeniser is tokenizer.json.",
+            f'    pipe("a prompt", num_images=4{size})\n    pipe.caption(pictures, "en")',
+            "All of it is inside model.safetensors; the text tokeniser is tokenizer.json.",
         ]
         return "\n\n".join(line for line in lines if line) + "\n"

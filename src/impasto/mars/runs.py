@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from impasto.data.scene_source import SceneOptions
-from impasto.mars.config import LanguageConfig, MarsConfig, VisualConfig
+from impasto.mars.config import LanguageConfig, MarsConfig, SuperResolutionConfig, VisualConfig
+from impasto.mars.paper_runs import seven_billion_stage1, seven_billion_stage2, seven_billion_stage3
 from impasto.mars.presets import mars_nano
 from impasto.mars.training_config import LanguageRun, LanguageTraining, Optimisation, StageRun, StageTraining
 from impasto.mars.vq import VQConfig
@@ -52,6 +53,45 @@ def nano_stage2() -> StageRun:
         seed=1,
     )
     return replace(run, training=training)
+
+
+def nano_stories() -> StageRun:
+    """Documents of three sentences with a picture after each, from a model that draws already."""
+    run = nano_stage2()
+    training = replace(
+        run.training,
+        tokens=2_304_000,
+        batch=36,
+        pictures=12_000,
+        pictures_per_story=3,
+        seed=2,
+        log_every=23_040,
+        sample_every=1_152_000,
+        checkpoint_every=576_000,
+    )
+    return replace(run, training=training)
+
+
+def nano_stage3() -> StageRun:
+    """From 32 to 64 px with the same tokenizer, from stage II."""
+    run = nano_stage1()
+    return replace(
+        run,
+        model=replace(run.model, grids=(8, 16), super_resolution=SuperResolutionConfig()),
+        level=1,
+        training=replace(
+            run.training,
+            tokens=5_120_000,
+            batch=20,
+            image_to_text=0.0,
+            optimisation=Optimisation(learning_rate=2e-3),
+            guidance=1.0,
+            log_every=102_400,
+            sample_every=1_024_000,
+            checkpoint_every=1_024_000,
+            seed=2,
+        ),
+    )
 
 
 def debug_tokenizer() -> TokenizerRun:
@@ -137,13 +177,45 @@ def debug_stage2() -> StageRun:
     return replace(run, training=replace(run.training, image_to_text=0.0, seed=1))
 
 
+def debug_stories() -> StageRun:
+    run = debug_stage2()
+    return replace(run, training=replace(run.training, pictures_per_story=2, seed=2))
+
+
+def debug_stage3() -> StageRun:
+    """From 16 to 32 px."""
+    run = debug_stage1()
+    return replace(
+        run,
+        model=replace(run.model, grids=(4, 8), super_resolution=SuperResolutionConfig()),
+        level=1,
+        training=replace(
+            run.training,
+            tokens=2_048,
+            image_to_text=0.0,
+            guidance=1.0,
+            log_every=512,
+            sample_every=1_024,
+            checkpoint_every=1_024,
+            seed=2,
+        ),
+    )
+
+
 RUNS: dict[str, Callable[[], MarsRun]] = {
+    "mars-7b/stage1": seven_billion_stage1,
+    "mars-7b/stage2": seven_billion_stage2,
+    "mars-7b/stage3": seven_billion_stage3,
     "mars-nano/tokenizer": vq_nano_32_run,
     "mars-nano/language": nano_language,
     "mars-nano/stage1": nano_stage1,
     "mars-nano/stage2": nano_stage2,
+    "mars-nano/stories": nano_stories,
+    "mars-nano/stage3": nano_stage3,
     "mars-debug/tokenizer": debug_tokenizer,
     "mars-debug/language": debug_language,
     "mars-debug/stage1": debug_stage1,
     "mars-debug/stage2": debug_stage2,
+    "mars-debug/stories": debug_stories,
+    "mars-debug/stage3": debug_stage3,
 }

@@ -59,10 +59,10 @@ def generate_images(
     lists that do not fit each other, ConfigError for a level that is not there.
     """
     side, count = model.config.grid(level), model.config.image_length(level)
-    _check(captions, seeds)
+    check_request(captions, seeds)
     settings = settings or SamplingSettings()
     guided = guidance != 1.0
-    branches = _prefill(model, captions, guided, prefix)
+    branches = prefill(model, captions, guided, prefix)
     if offload_language:
         move_language(model, "cpu")
     uniforms = draw_uniforms(seeds, count).to(model.device)
@@ -82,14 +82,15 @@ def generate_images(
     return codes
 
 
-def _check(captions: Sequence[Sequence[int]], seeds: Sequence[int]) -> None:
+def check_request(captions: Sequence[Sequence[int]], seeds: Sequence[int]) -> None:
+    """ValueError unless there are captions and a seed for each."""
     if not captions:
         raise ValueError("no caption given")
     if len(captions) != len(seeds):
         raise ValueError(f"{len(seeds)} seeds for {len(captions)} pictures; give one for each")
 
 
-def _prefill(
+def prefill(
     model: MarsModel, captions: Sequence[Sequence[int]], guided: bool, prefix: KeyValuePrefix | None
 ) -> KeyValuePrefix:
     """Keys and values of all rows: the captions', then with guidance as many empty ones."""

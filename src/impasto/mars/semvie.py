@@ -1,7 +1,8 @@
 """MARS: one causal sequence of text and image tokens, a frozen language expert and a trained visual one.
 
-Every trained tensor has "visual" as one part of its dotted name, and no other tensor has; `is_visual` is the
-filter behind the visual checkpoint, the optimiser's parameter list and the freezing.
+Every trained tensor has "visual" as one part of its dotted name or belongs to the "blocks" of stage III, and
+no other tensor does; `is_visual` is the filter behind the visual checkpoint, the optimiser's parameter list
+and the freezing.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from impasto.mars.blocks import Blocks
 from impasto.mars.config import MarsConfig
 from impasto.mars.layers import SemvieLayer, TokenTables, visibility
 from impasto.mars.losses import TokenLosses, cross_entropy
@@ -38,6 +40,8 @@ class MarsModel(nn.Module):
         self.language = TokenTables(language.vocabulary, language, tied=language.tied_head, norm=True)
         self.visual = TokenTables(self.tokens.rows, language, tied=False, norm=visual.norms == "per_modality")
         self.layers = module_list(SemvieLayer(language, visual) for _ in range(language.layers))
+        stage = config.super_resolution
+        self.blocks = None if stage is None else Blocks(language, stage, visual.codes)
         self.rotary = Rotary(language.rotary, language.head_dim)
         self.checkpoint_activations = False
         train_only(self, "visual")
@@ -52,7 +56,7 @@ class MarsModel(nn.Module):
 
     def forward(
         self,
-        tokens: Tensor,
+        tokens: Tensor | Callable[[], Tensor],
         modality: Routing | Tensor,
         *,
         mask: Tensor | None = None,
@@ -62,11 +66,13 @@ class MarsModel(nn.Module):
     ) -> Tensor:
         """Hidden states [B, T, width] after the final norm.
 
-        tokens [B, T] int64 ids of the whole vocabulary, or embeddings [B, T, width] in their place;
-        modality: a Routing, or [B, T] bool with True for the visual expert; mask [B, T] bool, False for
-        padding; positions [B, T], counted from the mask by default; memory: what came before.
+        tokens [B, T] int64 ids of the whole vocabulary, or embeddings [B, T, width] in their place, or what
+        makes embeddings, called where the rows of a sharded model are at hand; modality: a Routing, or [B, T]
+        bool with True for the visual expert; mask [B, T] bool, False for padding; positions [B, T], counted
+        from the mask by default; memory: what came before.
         """
         routing = IndexRouting(modality) if isinstance(modality, Tensor) else modality
+        tokens = tokens if isinstance(tokens, Tensor) else tokens()
         everything = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         if positions is None:
             positions = positions_of(everything if mask is None else mask)
@@ -251,7 +257,8 @@ class MarsModel(nn.Module):
 
 def is_visual(name: str) -> bool:
     """Whether a parameter of a MarsModel belongs to the visual checkpoint."""
-    return "visual" in name.split(".")
+    parts = name.split(".")
+    return "visual" in parts or parts[0] == "blocks"
 
 
 def train_only(model: MarsModel, part: Literal["visual", "language"]) -> None:

@@ -54,6 +54,14 @@ class SequenceBatch:
         }
         return replace(self, **moved)
 
+    @property
+    def image_targets(self) -> int:
+        return len(self.image_rows)
+
+    @property
+    def word_targets(self) -> int:
+        return len(self.text_rows)
+
     def target_ids(self, rows: Tensor) -> Tensor:
         """[N] targets at places in the flattened batch."""
         return self.targets.flatten().index_select(0, rows)
@@ -76,9 +84,9 @@ def text_to_image(
     Raises ValueError for ids that are no text or no codes, or a wrong number of codes.
     """
     tokens, count = config.tokens, config.image_length(level)
-    _check_codes(tokens, codes, len(captions), count)
-    widest = max(least_columns, *map(len, captions))
-    text, mask = _pad(tokens, captions, widest, left=True)
+    check_codes(tokens, codes, len(captions), count)
+    text, mask = left_padded(tokens, captions, least_columns)
+    widest = text.shape[1]
     begin = torch.full((len(captions), 1), tokens.begin(level))
     end = torch.full_like(begin, tokens.end(level) if end_token_loss else IGNORED)
     image = codes.cpu().long() + tokens.text
@@ -101,7 +109,7 @@ def image_to_text(
     With image_targets also v1..vN, for a picture without a caption before it. Errors as `text_to_image`.
     """
     tokens, count = config.tokens, config.image_length(level)
-    _check_codes(tokens, codes, len(captions), count)
+    check_codes(tokens, codes, len(captions), count)
     widest = max(map(len, captions))
     text, mask = _pad(tokens, captions, widest, left=False)
     none = torch.full((len(captions), 1), IGNORED)
@@ -127,7 +135,7 @@ def interleaved(
     """Documents as lists of parts: a list of ints is text, a tensor [N] of codes is a picture.
 
     Every picture's codes and end token are targets; with text_targets so are text, begin tokens and the end
-    of the document, wherever a picture came before (nothing trained can reach them otherwise).
+    of the document. (Before the first picture the begin token's row alone can learn from them.)
     """
     tokens = config.tokens
     rows = [list(_document(config, parts, level)) for parts in documents]
@@ -138,13 +146,9 @@ def interleaved(
     for index, row in enumerate(rows):
         inputs[index, : len(row)] = torch.tensor(row)
         mask[index, : len(row)] = True
-        pictures = 0
-        for place, (token, following) in enumerate(zip(row, [*row[1:], None], strict=True)):
-            pictures += tokens.level_of_begin(token) is not None
-            if following is None:
-                following = config.language.end_of_text
+        for place, following in enumerate([*row[1:], config.language.end_of_text]):
             in_picture = tokens.is_code(following) or following == tokens.end(level)
-            if in_picture or (text_targets and pictures):
+            if in_picture or text_targets:
                 targets[index, place] = following
     return _finish(config, inputs, targets, mask, level)
 
@@ -154,7 +158,7 @@ def _document(config: MarsConfig, parts: Sequence[Sequence[int] | Tensor], level
     state = grammar.start
     for part in parts:
         if isinstance(part, Tensor):
-            _check_codes(tokens, part[None], 1, config.image_length(level))
+            check_codes(tokens, part[None], 1, config.image_length(level))
             ids = [tokens.begin(level), *(part.long() + tokens.text).tolist(), tokens.end(level)]
         else:
             ids = list(part)
@@ -208,9 +212,11 @@ def _pad(
     return ids, mask
 
 
-def left_padded(tokens: Vocabulary, captions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Captions of any lengths as [B, P] ids and mask, pushed to the right end."""
-    return _pad(tokens, captions, max(map(len, captions)), left=True)
+def left_padded(
+    tokens: Vocabulary, captions: Sequence[Sequence[int]], least_columns: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Captions of any lengths as [B, P] ids and mask, pushed to the right end; P at least `least_columns`."""
+    return _pad(tokens, captions, max(least_columns, *map(len, captions)), left=True)
 
 
 def _check_text(tokens: Vocabulary, ids: Iterable[int]) -> None:
@@ -219,7 +225,8 @@ def _check_text(tokens: Vocabulary, ids: Iterable[int]) -> None:
             raise ValueError(f"token {token} is not text: the text vocabulary has {tokens.text} rows")
 
 
-def _check_codes(tokens: Vocabulary, codes: Tensor, batch: int, count: int) -> None:
+def check_codes(tokens: Vocabulary, codes: Tensor, batch: int, count: int) -> None:
+    """ValueError unless codes are [batch, count] ids of this vocabulary's codes."""
     if tuple(codes.shape) != (batch, count):
         raise ValueError(f"codes have shape {tuple(codes.shape)}, expected {(batch, count)}")
     low, high = int(codes.min()), int(codes.max())

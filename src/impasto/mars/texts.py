@@ -1,40 +1,16 @@
-"""Captions of scenes as training text, and the text tokeniser that is fitted on them."""
+"""Captions as training text: the text tokeniser that is fitted on them, and captions that are dropped."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from impasto.config import ConfigError, first_line
-from impasto.data.scene_source import SceneSource
-from impasto.data.scenes import caption, sample_scene
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENISER = "tokenizer.json"
 BYTE_PIECES = 257  # the bytes and the end of text: the least that can spell everything
-
-
-class CaptionSource(SceneSource):
-    """Several captions of the scenes of a `SceneSource`, without drawing them."""
-
-    def phrasings(self, position: int, count: int) -> list[str]:
-        """`count` captions of scene `position`, each in a language drawn for itself."""
-        options = self.options
-        scene = sample_scene(
-            np.random.default_rng((*self._stream, position)),
-            split=self.split,
-            category=options.categories,
-            max_objects=options.max_objects,
-            textures=options.textures,
-        )
-        texts = []
-        for number in range(count):
-            rng = np.random.default_rng((*self._stream, position, number))
-            language = options.languages[int(rng.integers(len(options.languages)))]
-            texts.append(caption(scene, rng, language=language))
-        return texts
 
 
 def fit_tokeniser(texts: Iterable[str], vocabulary: int) -> Tokenizer:

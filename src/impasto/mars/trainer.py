@@ -1,4 +1,4 @@
-"""The training loop of stages I and II. Image tokens are the clock; every random number of a picture is drawn
+"""The training loop of the stages. Image tokens are the clock; every random number of a picture is drawn
 from (seed, its place), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU,
 and ranks share a batch without changing it."""
 
@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from impasto.mars.codes import CodeStore
-from impasto.mars.sequence import SequenceBatch, image_to_text, text_to_image
+from impasto.mars.losses import TokenLosses
+from impasto.mars.semvie import MarsModel
+from impasto.mars.sequence import SequenceBatch, image_to_text, interleaved, text_to_image
+from impasto.mars.superres import SuperResolutionBatch, corrupt, super_resolution
+from impasto.mars.superres import losses as super_resolution_losses
 from impasto.mars.texts import drop
 from impasto.mars.training_state import StageState
 from impasto.nn.kv_cache import KeyValuePrefix, join_left_padded
@@ -32,19 +36,20 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward pass: pictures to draw, with their captions' ids, and pictures to describe."""
+    """One forward and backward pass: pictures to draw, with their captions' ids, and pictures to describe; or
+    documents of both, as `drawn`."""
 
-    drawn: SequenceBatch
+    drawn: SequenceBatch | SuperResolutionBatch
     captions: list[list[int]]
     described: SequenceBatch | None
 
     @property
     def targets(self) -> list[float]:
         """How many predictions of each kind: of drawn pictures, of words, of pictures to describe."""
-        words = pictures = 0
+        words, pictures = self.drawn.word_targets, 0
         if self.described is not None:
             words, pictures = len(self.described.text_rows), len(self.described.image_rows)
-        return [float(len(self.drawn.image_rows)), float(words), float(pictures)]
+        return [float(self.drawn.image_targets), float(words), float(pictures)]
 
 
 def train(
@@ -76,7 +81,7 @@ def train(
 
 def step(state: StageState, pictures: CodeStore, ranks: Ranks) -> None:
     """One update of the visual expert."""
-    passes = list(_passes(state, pictures, ranks))
+    passes = list(passes_of(state, pictures, ranks))
     counts = torch.tensor([one.targets for one in passes], dtype=torch.float64).sum(0).to(ranks.device)
     totals = ranks.mean_across_ranks(counts).tolist()
     sums: dict[str, Tensor] = {}
@@ -92,16 +97,19 @@ def backward(state: StageState, one: Pass, totals: Sequence[float]) -> dict[str,
     """Add a pass's share of the gradients: each loss is a mean over its targets in the whole batch, of which
     `totals` gives the numbers (per rank). Returns the shares of the losses."""
     config, model = state.run.training, state.model
-    prefix = caption_prefix(state, one.captions)
+    prefix = caption_prefix(state, one.captions) if one.captions else None
     device = model.device
     # The cache would keep all layers' weights in bf16 through the step, each on every rank.
     casts = {"enabled": config.bfloat16, "cache_enabled": state.shards is None}
     with torch.autocast(device.type, dtype=torch.bfloat16, **casts):
-        drawn = model.losses(one.drawn.to(device), prefix)
+        drawn = _losses(model, one.drawn, prefix)
         assert drawn.image is not None and drawn.image_z is not None
         share = drawn.image_tokens / totals[0]
         terms = {"loss/text_to_image": share * drawn.image}
         total = terms["loss/text_to_image"] + config.z_loss_weight * share * drawn.image_z
+        if drawn.text is not None:
+            terms["loss/sentences"] = drawn.text_tokens / totals[1] * drawn.text
+            total = total + config.text_weight * terms["loss/sentences"]
         if one.described is not None:
             described = model.losses(one.described.to(device))
             assert described.text is not None
@@ -112,6 +120,14 @@ def backward(state: StageState, one: Pass, totals: Sequence[float]) -> dict[str,
                 total = total + config.image_to_text_image_weight * terms["loss/image_before_text"]
     total.backward()
     return {name: value.detach() for name, value in terms.items()}
+
+
+def _losses(
+    model: MarsModel, drawn: SequenceBatch | SuperResolutionBatch, prefix: KeyValuePrefix | None
+) -> TokenLosses:
+    if isinstance(drawn, SuperResolutionBatch):
+        return super_resolution_losses(model, drawn.to(model.device), prefix)
+    return model.losses(drawn.to(model.device), prefix)
 
 
 def caption_prefix(state: StageState, captions: Sequence[Sequence[int]]) -> KeyValuePrefix | None:
@@ -126,11 +142,14 @@ def caption_prefix(state: StageState, captions: Sequence[Sequence[int]]) -> KeyV
     return join_left_padded([single[caption] for caption in wanted], state.model.device)
 
 
-def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pass]:
+def passes_of(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pass]:
     """This rank's part of the batch: of each pass over all ranks, rank r of n takes the places congruent
     to r, and of those the last are described."""
     config, run = state.run.training, state.run
     size = config.micro_batch or config.batch // ranks.world_size
+    if config.pictures_per_story:
+        yield from _stories(state, pictures, ranks, size // config.pictures_per_story)
+        return
     for start in range(state.images, state.images + config.batch, size * ranks.world_size):
         end = start + size * ranks.world_size
         places = list(range(start + ranks.rank, end, ranks.world_size))
@@ -139,15 +158,7 @@ def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pa
         count = size - config.described(size)
         drops = [_dropped(config.seed, place, config.caption_dropout) for place in places[:count]]
         kept = drop(captions[:count], drops)
-        options = {"level": run.level}
-        drawn = text_to_image(
-            run.model,
-            kept,
-            codes[:count],
-            end_token_loss=config.end_token_loss,
-            least_columns=state.shards is not None,  # ranks that dropped all captions read some too
-            **options,
-        )
+        drawn = _drawn(state, pictures, places[:count], kept, codes[:count])
         described = None
         if count < size:
             described = image_to_text(
@@ -155,9 +166,45 @@ def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pa
                 captions[count:],
                 codes[count:],
                 image_targets=config.image_to_text_image_weight > 0,
-                **options,
+                level=run.level,
             )
         yield Pass(drawn, kept, described)
+
+
+def _stories(state: StageState, pictures: CodeStore, ranks: Ranks, size: int) -> Iterator[Pass]:
+    """As `passes_of`, of `size` stories each: a sentence, its picture, and so on, the first sentence dropped
+    from some of them."""
+    config, run, count = state.run.training, state.run, state.run.training.pictures_per_story
+    first, batch = state.images // count, config.batch // count
+    for start in range(first, first + batch, size * ranks.world_size):
+        documents = []
+        for place in range(start + ranks.rank, start + size * ranks.world_size, ranks.world_size):
+            codes, texts = pictures.story(place, count)
+            sentences = [state.prompts.encode(text)[: run.sentence_length] for text in texts]
+            if _dropped(config.seed, place, config.caption_dropout):
+                sentences[0] = []
+            documents.append([part for pair in zip(sentences, codes, strict=True) for part in pair])
+        yield Pass(interleaved(run.model, documents, level=run.level, text_targets=True), [], None)
+
+
+def _drawn(
+    state: StageState, pictures: CodeStore, places: list[int], captions: list[list[int]], codes: Tensor
+) -> SequenceBatch | SuperResolutionBatch:
+    """What is to be drawn, of the stage that the run is of."""
+    config, run = state.run.training, state.run
+    columns = int(state.shards is not None)  # ranks that dropped all captions read some too
+    if run.model.super_resolution is None:
+        return text_to_image(
+            run.model,
+            captions,
+            codes,
+            level=run.level,
+            end_token_loss=config.end_token_loss,
+            least_columns=columns,
+        )
+    seeds = [(config.seed, 3, place) for place in places]
+    low = corrupt(pictures.low_codes(places), run.model.visual.codes, config.low_corruption, seeds)
+    return super_resolution(run.model, captions, low, codes, least_columns=columns)
 
 
 def _dropped(seed: int, place: int, chance: float) -> bool:

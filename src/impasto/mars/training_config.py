@@ -91,8 +91,8 @@ class LanguageRun:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTraining:
-    """Stage I or II of the visual expert. Lengths and intervals count image tokens, whichever side of the
-    caption they stand on: a picture is `grid * grid` of them."""
+    """A stage of the visual expert. Lengths and intervals count image tokens, whichever side of the caption
+    they stand on: a picture is `grid * grid` of them, in stage III those of the high resolution."""
 
     tokens: int = 51_200_000_000  # paper, stage I: 200 M pictures of 256
     batch: int = 40  # pictures a step (paper: 4,096 and 1,536)
@@ -102,10 +102,15 @@ class StageTraining:
     caption_dropout: float = 0.1  # of those that are drawn, for guidance (peer: LlamaGen)
     image_to_text_image_weight: float = 0.0  # of the likelihood of a picture that has no caption yet (ours)
     end_token_loss: bool = True  # whether the end of a picture is predicted too (paper)
+    low_corruption: float = 0.075  # stage III: share of low codes put at random (section 10: 5 to 10 %)
     z_loss_weight: float = 0.0  # on image logits; peer (Lumina-mGPT): 1e-5
     optimisation: Optimisation = Optimisation()
     pictures: int = 16_000  # at most, whose codes are extracted, once; seen in a new order every epoch
     captions_per_picture: int = 4  # of a scene, one of them drawn each time; other sets: all there are
+    # Documents of so many sentences with a picture after each, in place of single pictures; 0: none. Their
+    # caption_dropout leaves out the first sentence.
+    pictures_per_story: int = 0
+    text_weight: float = 1.0  # of the likelihood of a story's sentences, and of where pictures begin (ours)
     shard_pictures: int = 4_096  # in one file of codes
     prefix_cache_mebibytes: int = 256  # keys and values of captions that are kept; 0: none; never if sharded
     shard_model: bool = False  # FSDP2: share parameters, gradients and optimiser out among the ranks
@@ -127,14 +132,15 @@ class StageTraining:
         for name in (*least_one, "validation_pictures", "sample_prompts", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should be at least 1")
-        for name in ("image_to_text", "caption_dropout"):
+        for name in ("image_to_text", "caption_dropout", "low_corruption"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should be in [0, 1)")
         if self.lora_alpha <= 0:
             raise ConfigError(f"training.lora_alpha={self.lora_alpha} should be above 0")
         if self.lora_rank and self.shard_model:
             raise ConfigError("training.lora_rank and training.shard_model do not go together; choose one")
-        for name in ("lora_rank", "prefix_cache_mebibytes", "z_loss_weight", "image_to_text_image_weight"):
+        not_negative = ("lora_rank", "prefix_cache_mebibytes", "z_loss_weight", "image_to_text_image_weight")
+        for name in (*not_negative, "pictures_per_story", "text_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name}={getattr(self, name)} should not be negative")
         size = self.micro_batch or self.batch
@@ -143,6 +149,19 @@ class StageTraining:
         if self.image_to_text and size < 2:
             raise ConfigError("training.micro_batch should be at least 2: each pass draws and describes")
         _check_multiples(self, ("sample_every",), self.checkpoint_every, "checkpoint_every")
+        self._check_stories(size)
+
+    def _check_stories(self, size: int) -> None:
+        count = self.pictures_per_story
+        if not count:
+            return
+        if self.image_to_text:
+            raise ConfigError("training.image_to_text should be 0 with training.pictures_per_story")
+        for name, value in (("pictures", self.pictures), ("batch", self.batch), ("micro_batch", size)):
+            if value % count:
+                raise ConfigError(
+                    f"training.{name}={value} should be a multiple of pictures_per_story={count}"
+                )
 
     def described(self, size: int) -> int:
         """How many of `size` pictures of one pass are described: both tasks are in each pass, since without
@@ -154,7 +173,8 @@ class StageTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """Everything that decides a run of stage I or II; saved as the run's config.json."""
+    """Everything that decides a run of stage I or II, or of stage III, where the model has
+    `super_resolution`; saved as the run's config.json."""
 
     model: MarsConfig = field(default_factory=MarsConfig)
     tokenizer: str = ""  # run or model directory of the image tokenizer
@@ -168,12 +188,32 @@ class StageRun:
         training = self.training
         step = training.batch * self.model.image_length(self.level)
         _check_multiples(training, ("log_every", "sample_every", "checkpoint_every"), step, "a step's")
+        count = training.pictures_per_story
+        if count and self.sentence_length < 1:
+            context = self.model.language.context
+            raise ConfigError(
+                f"training.pictures_per_story={count} pictures do not fit into {context} tokens"
+            )
+        if self.model.super_resolution is not None:
+            if self.level != len(self.model.grids) - 1:
+                last = len(self.model.grids) - 1
+                raise ConfigError(f"level={self.level} should be {last}, the last of model.grids")
+            if training.image_to_text or training.image_to_text_image_weight:
+                raise ConfigError("training.image_to_text should be 0: stage III draws, it does not describe")
+            if count:
+                raise ConfigError("training.pictures_per_story should be 0: stage III draws single pictures")
 
     @property
     def image_length(self) -> int:
         return self.model.image_length(self.level)
 
     @property
+    def sentence_length(self) -> int:
+        """Tokens of a story's sentence that are read, so that all of them and the pictures fit."""
+        each = self.model.language.context // max(self.training.pictures_per_story, 1)
+        return each - self.image_length - MARKERS
+
+    @property
     def caption_length(self) -> int:
         """Tokens of a caption that are read: what fits into the context beside a picture and its markers."""
-        return max(self.model.language.context - self.image_length - MARKERS, 1)
+        return max(self.model.language.context - self.model.picture_positions(self.level) - MARKERS, 1)

@@ -1,4 +1,4 @@
-"""Everything that a checkpoint of stage I or II holds: the trained tensors, their optimiser, counters."""
+"""Everything that a checkpoint of a stage holds: the trained tensors, their optimiser, counters."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from impasto.config import ConfigError, diff, to_dict
-from impasto.mars.convert import base_fingerprint, from_language, load_visual_state, visual_state
+from impasto.mars.convert import base_fingerprint, digest_of, from_language, go_on_from, visual_state
 from impasto.mars.directories import LanguagePart, TokenizerPart
 from impasto.mars.lora import add_adapters, load_trained_state, trained_state, wrapped_fingerprint
 from impasto.mars.prefix import PrefixStore
@@ -52,17 +52,20 @@ class StageState:
         tokenizer: TokenizerPart,
         initial: MarsModel | None = None,
         ranks: Ranks | None = None,
+        base: MarsModel | None = None,
     ) -> "StageState":
         """The visual expert copied from the language expert, or taken from `initial`, an earlier stage's
-        model. With training.shard_model the model is shared out among `ranks`, if they are several.
-        ConfigError where parts do not fit each other."""
+        model. base: the model whose pictures stage III enlarges; checkpoints name its digest. With
+        training.shard_model the model is shared out among `ranks`, if they are several. ConfigError where
+        parts do not fit each other.
+        """
         training, config = run.training, run.model
         _check_parts(run, language, tokenizer)
         model = from_language(language.state, config, seed=training.seed)
         if initial is not None:
             if base_fingerprint(initial) != base_fingerprint(model):
                 raise ConfigError("--init-from was trained on another language model than this run's")
-            load_visual_state(model, visual_state(initial))
+            go_on_from(model, initial, seed=training.seed)
         if training.lora_rank:
             add_adapters(model, training.lora_rank, training.lora_alpha, seed=training.seed)
         model.train()
@@ -89,6 +92,7 @@ class StageState:
                 "language": fingerprint,
                 "text tokeniser": text_fingerprint(language.tokeniser),
                 **({"start (--init-from)": wrapped_fingerprint(model)} if training.lora_rank else {}),
+                **({} if base is None else {"base (--init-from)": digest_of(visual_state(base))}),
             },
             shards=shards,
         )

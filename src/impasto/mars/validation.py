@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from impasto.data.scene_source import SceneSource
 from impasto.data.scenes import score_images
 from impasto.data.source import DataSource
 from impasto.mars.analysis import Drift, measure_drift
@@ -15,7 +16,6 @@ from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.semvie import MarsModel
 from impasto.mars.sequence import SequenceBatch, image_to_text, text_to_image
-from impasto.mars.texts import CaptionSource
 from impasto.mars.training_config import StageRun
 from impasto.mars.vq_training import extract_codes
 from impasto.metrics.scene_captions import is_true
@@ -42,12 +42,12 @@ class Validation:
     def __init__(self, run: StageRun, part: TokenizerPart, split: str, held_out: DataSource | None = None):
         self.run, self.suffix = run, SUFFIXES[split]
         side, training = resolution_of(run, part), run.training
-        source: CaptionSource | DataSource
-        asked: CaptionSource | DataSource
+        source: SceneSource | DataSource
+        asked: SceneSource | DataSource
         count, prompts = training.validation_pictures, training.sample_prompts
         if held_out is None:
-            source = CaptionSource(side, run.data, seed=training.seed + VALIDATION_SHIFT, split=split)
-            asked = CaptionSource(side, run.data, seed=training.seed + SCORE_SHIFT, split=split)
+            source = SceneSource(side, run.data, seed=training.seed + VALIDATION_SHIFT, split=split)
+            asked = SceneSource(side, run.data, seed=training.seed + SCORE_SHIFT, split=split)
         else:
             source = asked = held_out
             count, prompts = min(count, len(held_out)), min(prompts, len(held_out))
@@ -61,7 +61,7 @@ class Validation:
     def likelihoods(self, state: Reader) -> dict[str, float]:
         """Mean negative log-likelihoods in nats, of codes given captions and of words given pictures. The end
         of a picture is known and does not count."""
-        image, text = _Mean(), _Mean()
+        image, text = Mean(), Mean()
         for start in range(0, len(self.codes), BATCH):
             codes, captions = self.codes[start : start + BATCH], self._captions(state, start)
             level, device = self.run.level, state.model.device
@@ -112,7 +112,9 @@ class Validation:
         return text_to_image(self.run.model, captions, self.codes[:BATCH], level=self.run.level)
 
 
-class _Mean:
+class Mean:
+    """Of values that are means over so many targets each."""
+
     def __init__(self) -> None:
         self.total, self.count = 0.0, 0
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -345,29 +346,41 @@ def discriminator_backward(
 
 
 class ExtractedCodes(NamedTuple):
-    """codes [n, h, w] uint16 and the n captions of the same positions."""
+    """codes [n, h, w] uint16 and the n captions of the same positions; low: codes of the same pictures in low
+    resolution, if they were asked for."""
 
     codes: np.ndarray
     captions: list[str]
+    low: np.ndarray | None = None
 
 
 @torch.no_grad()
 def extract_codes(
-    tokenizer: VQTokenizer, source: Source, positions: Sequence[int], *, batch: int = 64
+    tokenizer: VQTokenizer,
+    source: Source,
+    positions: Sequence[int],
+    *,
+    batch: int = 64,
+    low_ratio: int | None = None,
 ) -> ExtractedCodes:
-    """Codes and captions of the source's pictures at `positions`. ValueError for no positions, or for a
-    codebook whose ids do not fit into 16 bits."""
+    """Codes and captions of the source's pictures at `positions`. low_ratio: also the codes of the pictures
+    in a side smaller by it, averages of squares of pixels. ValueError for no positions, or for a codebook
+    whose ids do not fit into 16 bits."""
     if tokenizer.config.codes > 2**16:
         raise ValueError(f"{tokenizer.config.codes} codes do not fit into 16 bits")
     if not len(positions):
         raise ValueError("no positions to extract codes from")
     device = tokenizer.last_layer.device
-    parts, captions = [], []
+    parts: dict[int, list[np.ndarray]] = {ratio: [] for ratio in (1, low_ratio) if ratio is not None}
+    captions: list[str] = []
     for start in range(0, len(positions), batch):
         images, texts = source.batch(positions[start : start + batch])
-        parts.append(tokenizer.encode(images.to(device)).cpu().numpy().astype(np.uint16))
+        for ratio, found in parts.items():
+            sized = images if ratio == 1 else F.avg_pool2d(images, ratio)
+            found.append(tokenizer.encode(sized.to(device)).cpu().numpy().astype(np.uint16))
         captions += texts
-    return ExtractedCodes(np.concatenate(parts), captions)
+    low = None if low_ratio is None else np.concatenate(parts[low_ratio])
+    return ExtractedCodes(np.concatenate(parts[1]), captions, low)
 
 
 def _micro_batches(state: TokenizerState, source: Source, ranks: Ranks) -> Iterator[Tensor]:

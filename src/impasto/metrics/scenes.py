@@ -13,7 +13,7 @@ from PIL import Image
 
 from impasto.data.scene_prompts import HELD_OUT_PROMPTS
 from impasto.data.scene_source import SceneOptions, SceneSource
-from impasto.data.scenes import gather_lone, render, scene_for, score_images
+from impasto.data.scenes import Scene, gather_lone, render, scene_for, score_images
 from impasto.metrics.intervals import Estimate, bootstrap, prompt_means
 
 # One picture for each prompt. A painter called twice with the same prompts and seed paints the same.
@@ -120,11 +120,16 @@ def renders(resolution: int, lone_spread: float = 1.0) -> Painter:
     """A perfect painter: scenes that show what is asked, drawn by the renderer of the data."""
 
     def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
-        rngs = (np.random.default_rng((EVALUATION_STREAM, seed, n)) for n in range(len(prompts)))
-        scenes = (scene_for(prompt, rng) for prompt, rng in zip(prompts, rngs, strict=True))
-        return [render(gather_lone(scene, lone_spread), size=resolution) for scene in scenes]
+        return [render(scene, size=resolution) for scene in scenes_of(prompts, seed, lone_spread)]
 
     return paint
+
+
+def scenes_of(prompts: Sequence[str], seed: int, lone_spread: float = 1.0) -> list[Scene]:
+    """The scenes that `renders` draws for prompts."""
+    rngs = (np.random.default_rng((EVALUATION_STREAM, seed, n)) for n in range(len(prompts)))
+    scenes = (scene_for(prompt, rng) for prompt, rng in zip(prompts, rngs, strict=True))
+    return [gather_lone(scene, lone_spread) for scene in scenes]
 
 
 def shuffled(prompts: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Cost of a model before any of it is allocated: modules on the meta device, tensors without data."""
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
+
+from impasto.config import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Devices that a run is projected on. The defaults are an A100's data sheet, and guesses."""
+
+    ranks: int = 1
+    teraflops: float = 156.0  # peak of one device: A100, TF32, without sparsity
+    utilisation: float = 0.3  # share of that peak which a step reaches; guess, measure yours
+    bandwidth: float = 25.0  # GB/s of one device to the others: 200 Gb/s a device; guess
+    memory: float = 80.0  # GB of one device
+
+    def __post_init__(self) -> None:
+        for name in ("ranks", "teraflops", "utilisation", "bandwidth", "memory"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"--{name} {getattr(self, name):g} should be above 0")
+        if self.utilisation > 1:
+            raise ConfigError(f"--utilisation {self.utilisation:g} is a share: at most 1")
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,46 @@ class _PeakMemory(TorchDispatchMode):
     def _release(self, key: int, size: int) -> None:
         self._made.discard(key)
         self.alive -= size
+
+
+def _attention_flops(query: Any, key: Any, *_: Any, **__: Any) -> int:
+    """Of shapes [B, heads, T, d] and [B, ..., S, d]: two products."""
+    batch, heads, rows, width = query
+    return 4 * batch * heads * rows * key[2] * width
+
+
+def _attention_backward_flops(_: Any, query: Any, key: Any, *__: Any, **___: Any) -> int:
+    """Five products: one is made again, four are gradients."""
+    return _attention_flops(query, key) * 5 // 2
+
+
+class Work(TorchDispatchMode):
+    """Counts, while it is active, floating point operations (a multiply-add is two) and the bytes that
+    operations read and write, each by itself: what they would move if nothing stayed in a cache from one to
+    the next. Views move nothing. Keeps nothing alive and knows a CPU's attention, unlike torch's counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.bytes = 0
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        self._counted = {
+            attention: shape_wrapper(_attention_flops),
+            backward: shape_wrapper(_attention_backward_flops),
+            **flop_registry,
+        }
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        count = self._counted.get(func.overloadpacket)
+        if count is not None:
+            self.flops += int(count(*args, **kwargs, out_val=result))
+        if not func.is_view:
+            for leaf in tree_leaves((args, kwargs, result)):
+                if isinstance(leaf, Tensor):
+                    self.bytes += leaf.numel() * leaf.element_size()
+        return result
 
 
 def operations_of(call: Callable[[], Any]) -> int:

@@ -55,8 +55,11 @@ def run_of(model: Path) -> Path | None:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
-    groups = _groups(rows).items()
-    return "".join(f"<h2>{html.escape(group)}</h2>" + _charts(group, series) for group, series in groups)
+    parts = []
+    for group, metrics in grouped(rows).items():
+        parts.append(f"<h2>{html.escape(group)}</h2>")
+        parts += [_chart(title, lines) for title, lines in charted(group, metrics).items()]
+    return "".join(parts)
 
 
 def page(title: str, body: str, style: str = "") -> str:
@@ -83,7 +86,7 @@ def _samples(run: Path) -> str:
     return "".join(figure.format(name) for name in names)
 
 
-def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Series]]:
+def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Series]]:
     """Metrics by the part of their name before the first slash, each a list of (images, value)."""
     groups: dict[str, dict[str, Series]] = {}
     for row in rows:
@@ -95,14 +98,15 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Series]]:
     return groups
 
 
-def _charts(group: str, series: Mapping[str, Series]) -> str:
-    """One chart a metric; experts of a layer share one."""
+def charted(group: str, metrics: Mapping[str, Series]) -> dict[str, dict[str, Series]]:
+    """{title of a chart: its lines}: one chart a metric; experts of a layer share one."""
     if group != "experts":
-        return "".join(_chart(name, {name: points}) for name, points in series.items())
+        return {name: {name: points} for name, points in metrics.items()}
     layers: dict[str, dict[str, Series]] = {}
-    for name, points in series.items():
-        layers.setdefault(name.rsplit("/", 1)[0], {})[name.rsplit("/", 1)[1]] = points
-    return "".join(_chart(layer, experts) for layer, experts in layers.items())
+    for name, points in metrics.items():
+        layer, expert = name.rsplit("/", 1)
+        layers.setdefault(layer, {})[expert] = points
+    return layers
 
 
 def _chart(title: str, lines: Mapping[str, Series]) -> str:

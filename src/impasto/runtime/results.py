@@ -13,6 +13,7 @@ import torch
 
 from impasto import __version__
 from impasto.config import ConfigError
+from impasto.plots import interval_figure
 from impasto.runtime.log import TIME, read_metrics
 
 Columns = Mapping[str, Sequence[str]]  # {title: the way through a result's "measured"}
@@ -29,20 +30,45 @@ def read_result(file: Path) -> dict[str, Any]:
     raise ConfigError(f"{file} is not the result of an ablation; delete it, or choose another --results")
 
 
-def table(results: Path, columns: Columns, order: Iterable[str] = ()) -> str:
-    """A markdown table over the JSON files of a folder: mean [least, most] over seeds, rows
-    in `order` as far as it names them. ConfigError without any."""
+def over_seeds(
+    results: Path, columns: Columns, order: Iterable[str] = ()
+) -> dict[str, dict[str, list[float | None]]]:
+    """{cell: {title: values, one a seed}} of the JSON files of a folder, cells in `order` as far as it names
+    them. ConfigError without any."""
     documents = [read_result(file) for file in sorted(results.glob("*.json"))]
     if not documents:
         raise ConfigError(f"no results in {results}; run the cells first, or name them with --results")
-    lines = ["| cell | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     found = {document["cell"] for document in documents}
     known = [name for name in order if name in found]
-    for cell in (*known, *sorted(found.difference(known))):
-        rows = [document for document in documents if document["cell"] == cell]
-        cells = [_over_seeds([_value(row["measured"], path) for row in rows]) for path in columns.values()]
-        lines.append(f"| {cell} | {len(rows)} | " + " | ".join(cells) + " |")
+    return {
+        cell: {
+            title: [_value(document["measured"], path) for document in documents if document["cell"] == cell]
+            for title, path in columns.items()
+        }
+        for cell in (*known, *sorted(found.difference(known)))
+    }
+
+
+def table(results: Path, columns: Columns, order: Iterable[str] = ()) -> str:
+    """A markdown table over the JSON files of a folder: mean [least, most] over seeds, rows
+    in `order` as far as it names them. ConfigError without any."""
+    lines = ["| cell | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for cell, values in over_seeds(results, columns, order).items():
+        seeds = len(next(iter(values.values())))
+        lines.append(f"| {cell} | {seeds} | " + " | ".join(map(_spread, values.values())) + " |")
     return "\n".join(lines)
+
+
+def figure(results: Path, path: Path, columns: Columns, order: Iterable[str], reference: str) -> None:
+    """The same as a picture, a panel for each of `columns`; the spread of the cell `reference` is shaded."""
+    rows = over_seeds(results, columns, order)
+    panels = {
+        title: {
+            cell: [value for value in values[title] if value is not None] for cell, values in rows.items()
+        }
+        for title in columns
+    }
+    interval_figure(path, panels, reference)
 
 
 def _value(measured: Any, path: Sequence[str]) -> float | None:
@@ -51,7 +77,7 @@ def _value(measured: Any, path: Sequence[str]) -> float | None:
     return measured
 
 
-def _over_seeds(values: Sequence[float | None]) -> str:
+def _spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"

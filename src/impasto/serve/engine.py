@@ -82,7 +82,7 @@ class Engine:
             self.models[found.name] = Served(
                 name=found.name,
                 family=found.family.name,
-                options=tuple(option for option in found.family.options if option != "pyramid"),
+                options=tuple(option for option in found.family.options if option not in ("pyramid", "size")),
                 side=found.config.resolution,
                 batch_size=config.batch_size or found.family.batch_size,
                 safety=safety,

@@ -14,7 +14,7 @@ touches or lies inside another, and what the background is. See docs/scenes.md.
 
 from impasto.data.scenes.contrast import contrast
 from impasto.data.scenes.parsing import parse_prompt
-from impasto.data.scenes.phrasing import caption, caption_and_contrast, phrase
+from impasto.data.scenes.phrasing import caption, caption_and_contrast, caption_in_languages, phrase
 from impasto.data.scenes.reading import Reading, SeenObject, read_image, reading_of
 from impasto.data.scenes.realising import gather_lone, realise, scene_for
 from impasto.data.scenes.render import render, render_array
@@ -60,6 +60,7 @@ __all__ = [
     "SeenObject",
     "caption",
     "caption_and_contrast",
+    "caption_in_languages",
     "contrast",
     "describe",
     "gather_lone",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +17,17 @@ from impasto.data.scenes.world import LANGUAGES, Scene
 def caption(scene: Scene, rng: np.random.Generator, language: str = "en") -> str:
     """A true caption in English ("en") or Chinese ("zh"), its facts chosen after the scene's category."""
     return phrase(describe(scene, rng), rng, language, _shape_led(scene))
+
+
+def caption_in_languages(
+    scene: Scene, rng: np.random.Generator, languages: Sequence[str] = LANGUAGES
+) -> dict[str, str]:
+    """A true caption in each language, all of the same facts."""
+    requirement, wording = describe(scene, rng), rng.spawn(len(languages))
+    return {
+        language: phrase(requirement, own, language, _shape_led(scene))
+        for language, own in zip(languages, wording, strict=True)
+    }
 
 
 def caption_and_contrast(
