@@ -58,7 +58,7 @@ JOBS: dict[str, Job] = {
     ),
     "mars": Job("mars"),
     "estimate": Job("estimate"),
-    "roofline": Job("roofline", (), ("--picture", "roofline.png")),
+    "roofline": Job("roofline", ("--full",), ("--picture", "roofline.png")),
     "growth": Job("growth", (), ("--pictures", "")),
     "scaling": Job("scaling"),
     "frechet_bias": Job("frechet_bias"),

@@ -234,8 +234,8 @@ def roofline(found: Document) -> list[str]:
 
 NOTES = {
     "batch": "GB: live tensors, weights left out.",
-    "resolution": "Channels halve where the side doubles, so that each further level, one block, costs as much as "
-    "the last, and attention and experts end at 32 px.",
+    "resolution": "Channels halve where the side doubles, so that each further level, one block, costs as "
+    "much as the last; attention and experts end at 32 px.",
     "experts": "The compute that a token activates is the same; at 64 an expert has 64 tokens.",
     "rows": "GB: the peak of the process, 0.34 of them before it reads anything.",
     "images": "GB: the peak of the process, most of it the network's before any picture; features are 5 KB a "
