@@ -132,7 +132,8 @@ def _convert_scalar(value: Any, annotation: Any, path: str) -> Any:
 
 def _convert_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
     if isinstance(value, Mapping):  # then only a table can be meant, and its complaint is the useful one
-        members = tuple(m for m in members if typing.get_origin(m) is dict) or members
+        tables = (m for m in members if typing.get_origin(m) is dict or dataclasses.is_dataclass(m))
+        members = tuple(tables) or members
     for member in members:
         try:
             return convert(value, member, path)

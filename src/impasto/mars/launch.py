@@ -32,7 +32,7 @@ from impasto.mars.run_folder import (
 )
 from impasto.mars.runs import RUNS, MarsRun
 from impasto.mars.semvie import MarsModel
-from impasto.mars.superres_recording import SuperResolutionRecorder
+from impasto.mars.superres_recording import SuperResolutionRecorder, cascade_config
 from impasto.mars.trainer import train
 from impasto.mars.training_config import LanguageRun, StageRun
 from impasto.mars.training_state import StageState
@@ -149,6 +149,8 @@ def _parts(preset: str, run: StageRun, options: LaunchOptions, *, resuming: bool
             )
         base = load_whole(find_directory(fallback, "--init-from"))
         initial = _initial(run, *base)
+        if enlarges:
+            cascade_config(run, base[1])  # complains before anything is written
     tokenizer = load_tokenizer(_place(run.tokenizer, "tokenizer", fallback, family))
     language = load_language(_place(run.language, "language", fallback, family))
     takes = earlier is not None and (not resuming or run.training.lora_rank)

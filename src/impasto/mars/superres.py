@@ -81,7 +81,16 @@ def losses(
 ) -> TokenLosses:
     """Mean cross-entropy of the high codes, as `MarsModel.losses`; no end token is predicted, since the
     grammar knows where it stands. prefix: the captions' keys and values, if they are at hand."""
-    blocks = _blocks(model)
+    logits, codes = block_logits(model, batch, prefix)
+    image, image_z = cross_entropy(logits.flatten(0, 1), codes.flatten())
+    return TokenLosses(image, None, image_z, codes.numel(), 0)
+
+
+def block_logits(
+    model: MarsModel, batch: SuperResolutionBatch, prefix: KeyValuePrefix | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logits [B * S, K, C] of every block's codes, and the codes [B * S, K] themselves, each predicted from
+    all blocks before its own and, by the block head, from the codes before it in its own."""
     codes = BlockGeometry.of(model.config).to_blocks(batch.high)
     if prefix is None:
         prefix = model.prefix_of(batch.captions, batch.mask)
@@ -91,10 +100,9 @@ def losses(
         _routing(model, steps),
         memory=prefix,
     )
-    earlier = model.visual.embedding(codes[:, :, :-1].flatten(0, 1))
-    logits = blocks.head(hidden[:, start:].flatten(0, 1), earlier)
-    image, image_z = cross_entropy(logits.flatten(0, 1), codes.flatten())
-    return TokenLosses(image, None, image_z, codes.numel(), 0)
+    codes = codes.flatten(0, 1)
+    earlier = model.visual.embedding(codes[:, :-1])
+    return _blocks(model).head(hidden[:, start:].flatten(0, 1), earlier), codes
 
 
 @torch.no_grad()

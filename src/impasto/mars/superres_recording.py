@@ -1,6 +1,7 @@
 """What a run of stage III leaves behind, and what is measured on pictures that it never trains on."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -80,6 +81,11 @@ class EnlargedPictures:
         return [state.prompts.encode(text)[: self.run.caption_length] for text in captions]
 
 
+def cascade_config(run: StageRun, base: MarsPipelineConfig) -> MarsPipelineConfig:
+    """The whole model that comes of enlarging for `base`. ConfigError where they do not fit each other."""
+    return replace(base, enlarging=EnlargingConfig(model=run.model, guidance=run.training.guidance))
+
+
 class SuperResolutionRecorder(StageRecorder):
     """Of stage III: the whole model holds the base too, so that its folder draws both sizes."""
 
@@ -104,13 +110,7 @@ class SuperResolutionRecorder(StageRecorder):
         return MarsParts(self.base.model, tokenizer, model)
 
     def config_of(self, run: StageRun, tokenizer: TokenizerPart) -> MarsPipelineConfig:
-        return MarsPipelineConfig(
-            model=self.base_config.model,
-            tokenizer=tokenizer.tokenizer.config,
-            level=self.base_config.level,
-            guidance=self.base_config.guidance,
-            enlarging=EnlargingConfig(model=run.model, guidance=run.training.guidance),
-        )
+        return cascade_config(run, self.base_config)
 
     def measure(self, state: StageState) -> None:
         """Likelihoods; a sheet of low, drawn and real pictures; how far the drawn are from the real, and the

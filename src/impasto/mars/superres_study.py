@@ -1,0 +1,365 @@
+"""Next-K-token prediction compared on scenes, 64 to 128 px, one resumable command:
+
+    python -m impasto.mars.superres_study --out runs/superres
+
+Trains an image tokenizer for both sizes, a base model that draws 64 px, and then stage III once for each
+cell, all by the code path of `impasto train`; leaves one JSON file a cell and a sheet of pictures. Repeat the
+command after it was stopped: what is finished is skipped, what was begun goes on bit for bit.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from impasto.config import ConfigError, first_line, from_dict, nearest, override, to_dict
+from impasto.errors import ExpectedError
+from impasto.mars.codes import CODES
+from impasto.mars.directories import load_tokenizer
+from impasto.mars.launch import find_run, launch
+from impasto.mars.pipeline import MarsPipeline
+from impasto.mars.run_folder import LaunchOptions
+from impasto.mars.superres import block_logits, super_resolution
+from impasto.mars.superres_recording import EnlargedPictures
+from impasto.mars.training_config import StageRun
+from impasto.metrics.intervals import bootstrap
+from impasto.metrics.scenes import EVALUATION_STREAM, judge
+from impasto.pictures import contact_sheet, save_png, to_images
+from impasto.runtime.files import atomic_directory, atomic_write_text
+from impasto.runtime.results import finite, read_result, table, training_seconds, versions
+
+LANGUAGE = "mars-scenes"  # the shipped model whose language expert mars-nano takes
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Settings of the three runs on top of a family's presets. The base draws alone: what it says of pictures
+    is not asked here. shipped_language: whether there is a language model to take."""
+
+    tokenizer: tuple[str, ...] = ()
+    base: tuple[str, ...] = ()
+    stage: tuple[str, ...] = ()
+    shipped_language: bool = False
+
+
+SETUPS = {
+    "mars-nano": Setup(
+        tokenizer=(
+            "resolution=64",
+            "model.patch=8",
+            "model.codes=1024",
+            "data.max_objects=1",
+            "training.images=19200",
+        ),
+        base=(
+            "model.visual.codes=1024",
+            "training.optimisation.learning_rate=4e-3",
+            "training.seed=0",
+            "training.sample_prompts=8",
+            "training.validation_pictures=64",
+            "training.tokens=768000",
+        ),
+        stage=(
+            "model.visual.codes=1024",
+            "training.batch=16",
+            "training.sample_prompts=8",
+            "training.validation_pictures=64",
+        ),
+        shipped_language=True,
+    ),
+    "mars-debug": Setup(),
+}
+BATCH = 32
+LOG_STEPS = 25  # between lines of a run's metrics
+TIMED = 8  # pictures, one at a time
+SHOWN, CELL_SIDE = 6, 128
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row: settings of `super_resolution`, and what they are."""
+
+    settings: tuple[str, ...]
+    summary: str
+
+
+def _cell(count: int, head: str, summary: str) -> Cell:
+    names = (f"tokens_per_step={count}", f"head={head}")
+    return Cell(tuple(f"model.super_resolution.{name}" for name in names), summary)
+
+
+CELLS = {
+    "block": _cell(4, "block", "K = 4, the causal block head"),
+    "independent": _cell(4, "independent", "K = 4, four independent heads"),
+    "next-token": _cell(1, "independent", "K = 1, one code a step"),
+}
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "nats a code, seen": ("image_token_nll", "seen", "mean"),
+    "held out": ("image_token_nll", "heldout", "mean"),
+    "oracle, seen": ("oracle", "seen", "mean"),
+    "oracle, held out": ("oracle", "heldout", "mean"),
+    "error, held out": ("error", "heldout"),
+    "steps": ("steps",),
+    "seconds a picture": ("processor_seconds",),
+}
+SIDES = {"train": "seen", "heldout": "heldout"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all cells have in common; pictures: seen in training, validated and drawn."""
+
+    out: Path
+    results: Path
+    preset: str  # a family of presets
+    language: str
+    pictures: int
+    validated: int
+    drawn: int
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (f"tokenizer={self.out / 'tokenizer'}", f"language={self.language}")
+
+    def run_of(self, cell: str) -> StageRun:
+        settings = (*SETUPS[self.preset].stage, *self.parts, *CELLS[cell].settings)
+        preset = f"{self.preset}/stage3"
+        run = find_run(preset, settings)
+        assert isinstance(run, StageRun)
+        length, batch = run.image_length, run.training.batch
+        if self.pictures % batch:
+            raise ConfigError(f"--pictures {self.pictures} should be a multiple of {batch}, the batch")
+        tokens = self.pictures * length
+        every = dict.fromkeys(("tokens", "sample_every", "checkpoint_every"), tokens)
+        every |= {"pictures": self.pictures, "log_every": min(LOG_STEPS * batch * length, tokens)}
+        return override(run, [f"training.{name}={value}" for name, value in every.items()])
+
+
+def prepare(study: Study) -> None:
+    """The tokenizer, the base and a language model where none ships, unless they are there. ConfigError where
+    training stopped."""
+    setup = SETUPS[study.preset]
+    runs = {"tokenizer": ("tokenizer", setup.tokenizer), "base": ("stage2", (*study.parts, *setup.base))}
+    if study.language == str(study.out / "language"):
+        runs = {"language": ("language", ()), **runs}
+    for folder, (stage, settings) in runs.items():
+        preset = f"{study.preset}/{stage}"
+        reason = launch(preset, find_run(preset, settings), LaunchOptions(out=study.out / folder))
+        if reason != "finished":
+            raise ConfigError(f"{study.out / folder} stopped: {reason}; repeat the command to go on")
+
+
+def run_cell(study: Study, cell: str) -> str:
+    """Train and measure one cell, unless that is done. Returns "finished", or why its training stopped.
+    ConfigError where the file holds something else."""
+    run, file, folder = study.run_of(cell), study.results / f"{cell}.json", study.out / cell
+    described = _describe(study, run, cell)
+    if file.is_file():
+        _check_same(file, described)
+        print(f"{cell}: finished before, {file}")
+        return "finished"
+    _share_codes(study.out, folder)
+    print(f"{cell}: {CELLS[cell].summary}; {study.pictures:,} pictures in {folder}")
+    options = LaunchOptions(out=folder, init_from=str(study.out / "base"))
+    reason = launch(f"{study.preset}/stage3", run, options)
+    if reason != "finished":
+        return reason
+    measured = measure(study, run, folder)
+    seconds = {"training": training_seconds(folder)}
+    document = finite({**described, "measured": measured, "seconds": seconds, "versions": versions()})
+    atomic_write_text(file, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return "finished"
+
+
+@torch.no_grad()
+def measure(study: Study, run: StageRun, folder: Path) -> dict[str, Any]:
+    """Of a finished run: likelihoods of fresh scenes given their true low codes, with intervals over pictures
+    and by place in the block; the oracle's scores and the mean squared error of pictures drawn from true low
+    codes; steps and time of a picture."""
+    pipe = MarsPipeline.from_pretrained(folder / "model")
+    found: dict[str, Any] = {"image_token_nll": {}, "nll_by_place": {}, "oracle": {}, "error": {}}
+    for split, side in SIDES.items():
+        pictures = _pictures(study, run, split)
+        each = _likelihoods(pipe, run, pictures)
+        found["image_token_nll"][side] = asdict(bootstrap(each.mean((1, 2)).tolist()))
+        found["nll_by_place"][side] = each.mean((0, 1)).tolist()
+        drawn = pictures.drawn(_reader(pipe), study.drawn)
+        score = judge(to_images(drawn), pictures.captions[: study.drawn])
+        found["oracle"][side] = {**asdict(score.overall), "perfect": score.perfect}
+        found["error"][side] = float((drawn - pictures.pictures[: study.drawn]).square().mean())
+    found["steps"] = run.model.image_length(run.level) // _count(run)
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(TIMED):
+        pictures.drawn(_reader(pipe), 1)
+    found["wall_seconds"] = (time.perf_counter() - wall) / TIMED
+    found["processor_seconds"] = (time.process_time() - processor) / TIMED
+    return found
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Stage III of a whole model, with its text tokeniser."""
+
+    model: Any
+    prompts: Any
+
+
+def _reader(pipe: MarsPipeline) -> Reader:
+    return Reader(pipe.parts.enlarging, pipe.prompts)
+
+
+def _count(run: StageRun) -> int:
+    assert run.model.super_resolution is not None
+    return run.model.super_resolution.tokens_per_step
+
+
+def _pictures(study: Study, run: StageRun, split: str) -> EnlargedPictures:
+    asked = replace(
+        run.training,
+        seed=EVALUATION_STREAM,
+        validation_pictures=study.validated,
+        sample_prompts=max(study.drawn, SHOWN),
+    )
+    return EnlargedPictures(replace(run, training=asked), load_tokenizer(run.tokenizer), split)
+
+
+def _likelihoods(pipe: MarsPipeline, run: StageRun, pictures: EnlargedPictures) -> Tensor:
+    """[pictures, S, K] negative log-likelihoods in nats."""
+    model, parts = _reader(pipe).model, []
+    for start in range(0, len(pictures.high), BATCH):
+        part = slice(start, start + BATCH)
+        ids = [pipe.prompts.encode(text)[: run.caption_length] for text in pictures.captions[part]]
+        batch = super_resolution(run.model, ids, pictures.low[part], pictures.high[part])
+        logits, codes = block_logits(model, batch)
+        found = -logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
+        parts.append(found.unflatten(0, (len(ids), -1)))
+    return torch.cat(parts)
+
+
+def sheet(study: Study) -> Image.Image:
+    """Held-out scenes: low resolution, what each cell draws from it, real."""
+    rows: list[list[Image.Image]] = []
+    labels: list[str] = []
+    pictures = None
+    for name, cell in CELLS.items():
+        folder, run = study.out / name, study.run_of(name)
+        pipe = MarsPipeline.from_pretrained(folder / "model")
+        pictures = _pictures(study, run, "heldout")
+        if not rows:
+            rows.append(to_images(pictures.shown_low(SHOWN)))
+            labels.append("low resolution, 64 px, held-out scenes")
+        rows.append(to_images(pictures.drawn(_reader(pipe), SHOWN)))
+        labels.append(cell.summary)
+    assert pictures is not None
+    rows.append(to_images(pictures.pictures[:SHOWN]))
+    labels.append("real, 128 px")
+    return contact_sheet(rows, labels, cell=CELL_SIDE)
+
+
+def _describe(study: Study, run: StageRun, cell: str) -> dict[str, Any]:
+    """What decides a result. Parts are named by what they are, not by where they lie."""
+    return {
+        "cell": cell,
+        "seed": run.training.seed,
+        "validated": study.validated,
+        "drawn": study.drawn,
+        "settings": _settings(run),
+        "tokenizer": load_tokenizer(run.tokenizer).fingerprint,
+    }
+
+
+def _settings(run: StageRun) -> dict[str, Any]:
+    return {name: value for name, value in to_dict(run).items() if name not in ("tokenizer", "language")}
+
+
+def _check_same(file: Path, described: Mapping[str, Any]) -> None:
+    found, expected = read_result(file), json.loads(json.dumps(described))
+    # Settings that came after the file was written had their defaults in it.
+    found["settings"] = json.loads(json.dumps(_settings(from_dict(StageRun, found.get("settings", {})))))
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise ConfigError(f"{file} is of another {name}; choose another --results, or delete the file")
+
+
+def _share_codes(out: Path, folder: Path) -> None:
+    """Codes of the pictures serve all cells; a run checks that they are what it needs."""
+    for cell in CELLS:
+        if (out / cell / CODES).is_dir() and not (folder / CODES).is_dir():
+            with atomic_directory(folder / CODES) as temporary:
+                shutil.copytree(out / cell / CODES, temporary, dirs_exist_ok=True)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m impasto.mars.superres_study", description=__doc__.split(":")[0]
+    )
+    parser.add_argument("--out", type=Path, help="folder of the runs")
+    parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
+    parser.add_argument("--preset", default="mars-nano", help="whose runs: mars-nano (default), mars-debug")
+    parser.add_argument(
+        "--pictures", type=int, default=5_120, help="seen by a run, a multiple of the batch (5,120)"
+    )
+    parser.add_argument("--validated", type=int, default=256, help="pictures whose likelihood is taken (256)")
+    parser.add_argument("--drawn", type=int, default=32, help="pictures drawn of each split (32)")
+    parser.add_argument("--language", help=f"a run of the language model (default: that of {LANGUAGE})")
+    parser.add_argument("--results", type=Path, help="folder of the JSON files (default OUT/results)")
+    parser.add_argument("--sheet", type=Path, help="picture file to write (default OUT/sheet.png)")
+    parser.add_argument("--table", action="store_true", help="print a table of the results, and run nothing")
+    return parser.parse_args(argv)
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    out, results = arguments.out, arguments.results
+    if out is None and (results is None or not arguments.table):
+        raise ConfigError("--out is needed: the folder of the runs")
+    results = results or out / "results"
+    if arguments.table:
+        print(table(results, COLUMNS, CELLS))
+        return 0
+    cells = arguments.cells.split(",")
+    for cell in cells:
+        if cell not in CELLS:
+            raise ConfigError(f"no cell '{cell}'; {nearest(cell, CELLS)}")
+    if arguments.preset not in SETUPS:
+        raise ConfigError(f"no --preset '{arguments.preset}'; {nearest(arguments.preset, SETUPS)}")
+    if arguments.pictures < 1:
+        raise ConfigError(f"--pictures {arguments.pictures} should be at least 1")
+    if not 0 < arguments.drawn <= arguments.validated:
+        raise ConfigError("--drawn should be at least 1 and at most --validated")
+    shipped = str(resources.files("impasto") / "models" / LANGUAGE)
+    language = shipped if SETUPS[arguments.preset].shipped_language else str(out / "language")
+    counts = (arguments.pictures, arguments.validated, arguments.drawn)
+    study = Study(out, results, arguments.preset, arguments.language or language, *counts)
+    prepare(study)
+    for cell in cells:
+        reason = run_cell(study, cell)
+        if reason != "finished":
+            print(f"stopped: {reason}; repeat the command to go on")
+            return 1
+    if cells == list(CELLS):
+        save_png(sheet(study), arguments.sheet or out / "sheet.png")
+    print(table(results, COLUMNS, CELLS))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study; expected errors become one line on stderr and exit status 2."""
+    try:
+        return _study(parse(argv))
+    except (ExpectedError, ValueError, OSError) as error:
+        print(f"superres_study: error: {first_line(error)}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
