@@ -1,13 +1,13 @@
-"""What `impasto estimate` says of MARS, against training steps: memory and time of eight small configurations,
-of which two calibrate and six are predicted.
+"""What `impasto estimate` says of MARS, against training steps: memory and time of eight small
+configurations, of which two calibrate and six are predicted.
 
     python -m benchmarks.estimate [--quick] [--rounds N] [--json FILE]
 
-Each configuration is trained for a few steps by the trainer itself, in a process of its own with one thread, in
-fp32. Memory is what the process holds at its peak (VmHWM) less what it held before, after a step of another,
-tiny model has loaded all code; the C library is told to give back at once what is freed (MALLOC_TRIM_THRESHOLD_,
-MALLOC_MMAP_THRESHOLD_), so that this is the memory of tensors and not of its habits. Time is processor
-seconds of a step, the median over all rounds but each process's first step.
+Each configuration is trained for a few steps by the trainer itself, in a process of its own with one thread,
+in fp32. Memory is what the process holds at its peak (VmHWM) less what it held before, after a step of a
+tiny model has loaded all code; the C library is told to give back at once what is freed
+(MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_), so that this is the memory of tensors and not of its habits.
+Time is processor seconds of a step, the median over all rounds but each process's first step.
 
 The estimator counts bytes of live tensors, operations and bytes moved. Two configurations fit four numbers:
 memory = factor * estimate + constant, seconds = operations / rate + bytes moved / bandwidth. A ninth is

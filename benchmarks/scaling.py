@@ -54,7 +54,7 @@ def run_of(quick: bool, processes: int) -> AuroraRun:
 @contextmanager
 def timed_exchanges(ranks: Ranks, spent: dict[str, float]):
     """Seconds of waiting for the others, and of exchanging, added to `spent`."""
-    original, inside = dist._exchange, False
+    original, inside = dist.exchange, False
 
     @contextmanager
     def timed():
@@ -73,11 +73,11 @@ def timed_exchanges(ranks: Ranks, spent: dict[str, float]):
         spent["exchanging"] += time.perf_counter() - waited
         inside = False
 
-    dist._exchange = timed
+    dist.exchange = timed
     try:
         yield
     finally:
-        dist._exchange = original
+        dist.exchange = original
 
 
 def train(quick: bool, out: Path) -> None:

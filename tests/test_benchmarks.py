@@ -1,6 +1,7 @@
 """The scripts of `benchmarks/` run, at small sizes, and write what they print."""
 
 import json
+import sys
 
 import pytest
 from benchmarks import generator, moe, scaling, training
@@ -48,6 +49,26 @@ def test_selecting_rows(tmp_path, capsys):
     assert data_select.main(["--quick", "--rows", "4000", "--json", str(tmp_path / "select.json")]) == 0
     found = json.loads((tmp_path / "select.json").read_text())
     assert 0 < found["kept"] < found["rows"] == 4000 and found["peak_gigabytes"] > 0.01
+
+
+def test_peers_leave_a_result_each_and_go_on(tmp_path, monkeypatch, capsys):
+    from benchmarks import peers
+
+    arguments = ["--quick", "--out", str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert peers.main([*arguments, "--peers", "aurora,diffusers"]) == 2  # before anything is trained
+    assert "diffusers cannot be imported" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert peers.main([*arguments, "--peers", "arora"]) == 2
+    assert "aurora" in capsys.readouterr().err
+    assert peers.main([*arguments, "--peers", "aurora"]) == 0
+    found = json.loads((tmp_path / "results/aurora.json").read_text())
+    (way,) = found["ways"]
+    assert found["seconds"] >= 2 and found["images"] % 16 == 0 and way["frechet"] > found["real_against_real"]
+    assert (tmp_path / "peers.png").is_file() and (tmp_path / "pictures.png").is_file()
+    assert peers.main([*arguments, "--peers", "aurora"]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert peers.main([*arguments, "--peers", "aurora", "--seed", "1"]) == 2
+    assert "of another budget" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -5,7 +5,16 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from impasto.pictures import _font, contact_sheet, read_settings, save_png, to_images
+from impasto.pictures import (
+    MARGIN,
+    PAPER,
+    _font,
+    captioned_sheet,
+    contact_sheet,
+    read_settings,
+    save_png,
+    to_images,
+)
 
 
 def test_eight_bit_conversion_rounds_and_clips():
@@ -25,6 +34,20 @@ def test_sheet_has_a_cell_for_every_picture_and_keeps_pixels_square():
     assert set(colours) <= found
     for colour in colours[:2]:
         assert int((sheet == colour).all(-1).sum()) == 2 * 32 * 32
+
+
+def test_a_caption_stands_beside_its_picture_and_is_broken_into_lines():
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    short, long = (
+        np.asarray(captioned_sheet([red] * 2, ["0.31 a cat", text], cell=32, columns=1))
+        for text in ("0.29 a dog", "0.29 " + "a rather long prompt " * 20)
+    )
+    assert short.shape == long.shape and int((long == (255, 0, 0)).all(-1).sum()) == 2 * 32 * 32
+    beside = long[len(long) // 2 :, 32 + 2 * MARGIN :]
+    written = np.flatnonzero((beside != PAPER).any((1, 2)))
+    assert written[-1] - written[0] > 2 * 14  # three lines
+    assert (beside[:, -MARGIN:] == PAPER).all()  # nothing runs out of the sheet
+    assert captioned_sheet([red] * 6, ["a"] * 6, columns=4).width > short.shape[1]
 
 
 def test_settings_travel_in_the_file(tmp_path):

@@ -66,8 +66,8 @@ def caption_file(
     max_bad: float = 0.05,
     progress: Progress = lambda name, done, total: None,
 ) -> Captioned:
-    """Describe pictures in every language into OUT, .jsonl or .csv with the columns FIELDS; OUT.json says what
-    made them, and at the end how many there are and which could not be read.
+    """Describe pictures in every language into OUT, .jsonl or .csv with the columns FIELDS; OUT.json says
+    what made them, and at the end how many there are and which could not be read.
 
     `describe` gives the describer and is not called where nothing is missing; `made`: what decides the
     captions, ready for JSON. Raises ConfigError where OUT is of something else, and for more than `max_bad`

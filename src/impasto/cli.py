@@ -118,8 +118,8 @@ def _add_estimate(verbs: argparse._SubParsersAction) -> None:
     )
     verb.description = (
         "What a training run of Aurora, or a stage of MARS, would take, worked out from the sizes of its "
-        "networks, with every assumption below it. Nothing is trained; at the published sizes this takes about "
-        "a minute."
+        "networks, with every assumption below it. Nothing is trained; at the published sizes this takes "
+        "about a minute."
     )
     verb.add_argument("preset", metavar="PRESET", help="training preset, or a run's config.json")
     verb.add_argument("--ranks", type=int, default=1, metavar="N", help="devices (default 1)")

@@ -90,7 +90,7 @@ def other_captions() -> list[str]:
     """The first English caption of every picture of the sample of Open Glyphs."""
     records, options = resolve(SAMPLE_NAME, DatasetOptions(languages={"en": 1.0}, phrasings=1))
     samples = (records.read(index).captions for index in range(len(records)))
-    return [text for captions in samples for _, text in allowed_captions(captions, options)]
+    return [told.text for captions in samples for _, told in allowed_captions(captions, options)]
 
 
 def enlarge(images: Tensor) -> tuple[Tensor, Tensor]:

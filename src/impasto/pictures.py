@@ -86,6 +86,26 @@ def story_sheet(stories: Sequence[Sequence[str | Image.Image]], cell: int = 96) 
     return contact_sheet([row or [blank] for row in rows], labels, cell=cell)
 
 
+def captioned_sheet(
+    pictures: Sequence[Image.Image], captions: Sequence[str], cell: int = 96, columns: int = 4, lines: int = 3
+) -> Image.Image:
+    """A grid of pictures, each with its caption beside it in at most so many lines; pictures are enlarged to
+    `cell` px by repeating pixels."""
+    text_width, line_height = 2 * cell, LABEL_HEIGHT - 2
+    wide, tall = cell + text_width + 3 * MARGIN, max(cell, lines * line_height) + MARGIN
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * wide + MARGIN, rows * tall + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = MARGIN + index % columns * wide, MARGIN + index // columns * tall
+        sheet.paste(picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST), (left, top))
+        font = label_font(caption)
+        for number, line in enumerate(_wrapped(caption, font, text_width, lines)):
+            draw.text((left + cell + MARGIN, top + number * line_height), line, INK, font)
+    return sheet
+
+
 # Colours that stay apart, also for most colour-blind readers (Okabe and Ito), then more for many experts.
 PALETTE = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
@@ -126,6 +146,20 @@ def _shorten(text: str, font: Any, width: int) -> str:
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
+
+
+def _wrapped(text: str, font: Any, width: int, most: int) -> list[str]:
+    """At most so many lines, broken at blanks and within words that are wider than a line (Chinese has no
+    blanks); the last one is shortened if there is more."""
+    lines: list[str] = []
+    rest = text.strip()
+    while rest and len(lines) < most - 1 and font.getlength(rest) > width:
+        end = next(n for n in range(len(rest), 0, -1) if n == 1 or font.getlength(rest[:n]) <= width)
+        blank = rest.rfind(" ", 0, end + 1)
+        end = blank if blank > 0 else end
+        lines.append(rest[:end])
+        rest = rest[end:].strip()
+    return [*lines, _shorten(rest, font, width)]
 
 
 def encode_png(image: Image.Image, settings: dict[str, Any] | None = None) -> bytes:

@@ -59,3 +59,27 @@ def interval_figure(
         ax.set_ylim(len(cells) - 0.5, -0.5)
         ax.set_yticks(range(len(cells)), cells if ax is axes[0][0] else [""] * len(cells))
     save_figure(figure, path)
+
+
+Point = tuple[float, float, float, float, str]  # x, y, its interval's low and high, a label
+
+
+def line_figure(
+    path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str, y: str, joined: bool = True
+) -> None:
+    """Points with intervals, a line through those of each name where `joined`."""
+    figure, axes = new_figure(1, 1, 5.6, 3.6)
+    (ax,) = axes[0]
+    for name, points in lines.items():
+        across, up = [point[0] for point in points], [point[1] for point in points]
+        whiskers = [[y - low for _, y, low, _, _ in points], [high - y for _, y, _, high, _ in points]]
+        ax.errorbar(across, up, whiskers, fmt="-o" if joined else "o", markersize=4, linewidth=1, label=name)
+        for at_x, at_y, _, _, label in points:
+            ax.annotate(label, (at_x, at_y), (5, 4), textcoords="offset points", fontsize=7, color=INK)
+    ax.set_title(title, fontsize=9, color=INK)
+    ax.set_xlabel(x, fontsize=8, color=INK)
+    ax.set_ylabel(y, fontsize=8, color=INK)
+    ax.margins(x=0.15)
+    if len(lines) > 1:
+        ax.legend(fontsize=7, frameon=False)
+    save_figure(figure, path)

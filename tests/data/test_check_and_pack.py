@@ -117,6 +117,27 @@ def test_packs_are_the_same_bytes_with_any_workers_and_after_being_stopped(tmp_p
         packing.pack(str(folder), tmp_path / "strict", shard_size=3)
 
 
+def test_a_pack_holds_the_captions_that_the_options_allow(tmp_path):
+    folder = write_folder(tmp_path / "set", pairs(3))
+    (folder / "00000.txt").write_text("one\ntwo", encoding="utf-8")
+    (folder / "00000.zh.txt").write_text("一\n二", encoding="utf-8")
+    (folder / "00001.zh.txt").write_text("三", encoding="utf-8")
+
+    def packed(name: str, **options):
+        told = packing.pack(str(folder), tmp_path / name, DatasetOptions(**options))
+        records = open_data(tmp_path / name)
+        return told, [[text for text, _ in records.read(n).captions] for n in range(len(records))]
+
+    second, third = (path.read_text("utf-8").strip() for path in (folder / "00001.txt", folder / "00002.txt"))
+    assert packed("all")[1] == [["one", "two", "一", "二"], [second, "三"], [third]]
+    assert packed("first", phrasings=1)[1] == [["one", "一"], [second, "三"], [third]]
+    told, captions = packed("chinese", languages={"zh": 2.0, "und": 0.0}, max_bad=0.5)
+    assert captions == [["一", "二"], ["三"]]
+    assert told["bad"] == {"no caption in dataset.languages": ["00002.jpg"]}
+    with pytest.raises(DataError, match="another phrasings"):
+        packed("all", phrasings=1)
+
+
 @pytest.mark.long
 def test_a_pack_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path):
     folder = write_folder(tmp_path / "set", pairs(600))

@@ -205,7 +205,7 @@ def test_another_tokenizer_is_refused(stages, tmp_path, capsys):
         (["mars-debug/stage1"], "mars-debug/tokenizer --out RUN"),
         (["mars-debug/stage1", "--set", "tokenizer=/nowhere"], "tokenizer=/nowhere: no model is there"),
         (["mars-debug/stage2", "--init-from", "/nowhere"], "--init-from=/nowhere: no model is there"),
-        (["mars-debug/stage9"], "did you mean 'mars-debug/stage"),
+        (["mars-debug/stage4"], "did you mean 'mars-debug/stage"),
         (["mars-debug/language", "--init-from", "x"], "leave --init-from out"),
         (["mars-debug/stage1", "--set", "training.tokns=3"], "did you mean 'tokens'"),
     ],

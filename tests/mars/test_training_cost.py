@@ -45,17 +45,19 @@ def test_parameters_and_operations_are_those_counted_by_hand():
     assert cost.flops == 8 * picture
 
 
-def test_live_memory_is_that_of_a_real_pass(plain):
-    run = plain.run
-    one = training_cost._pass(run, 8)
+@pytest.mark.parametrize("name", ["stage1", "stage3"])
+def test_live_memory_is_that_of_a_real_pass(name, plain):
+    found = plain if name == "stage1" else stage_cost(RUNS["mars-debug/stage3"]())
+    run = found.run
     state = replace(training_cost._state(run, False), model=new_model(run.model).train())
+    one = training_cost._pass(state, 8)
 
     @torch.enable_grad()
     def passes() -> None:
         training_cost.backward(state, one, one.targets)
 
     real = [memory_of(passes).peak_bytes for _ in range(2)]
-    assert [plain.trace.first_bytes, plain.trace.again_bytes] == pytest.approx(real, rel=0.02)
+    assert [found.trace.first_bytes, found.trace.again_bytes] == pytest.approx(real, rel=0.02)
 
 
 @pytest.mark.long
@@ -108,7 +110,9 @@ def test_the_verb_tells_its_assumptions_and_refuses_what_it_does_not_know(capsys
 
 
 def test_the_papers_runs_are_the_papers():
-    first, second = (RUNS[f"mars-7b/stage{stage}"]() for stage in (1, 2))
+    first, second, third = (RUNS[f"mars-7b/stage{stage}"]() for stage in (1, 2, 3))
     assert first.training.tokens // first.image_length == 200_000_000 and first.training.batch == 4096
     assert second.training.tokens // second.image_length == 100_000_000 and second.training.batch == 1536
     assert first.model.image_length(first.level) == 256 and second.image_length == 1024
+    assert third.training.tokens // third.image_length == 10_000_000
+    assert third.model.picture_positions(third.level) == 1024 + 1024

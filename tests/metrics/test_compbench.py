@@ -293,3 +293,32 @@ def test_mistakes_are_named(files, capsys, blip):
     ):
         status, _, errors = run(capsys, files, *arguments)
         assert status == 2 and message in errors and len(errors.strip().splitlines()) == 1, errors
+
+
+def test_a_model_draws_the_prompts_itself(files, capsys):
+    """Of either family, as it would for any protocol; the file names are those that detections go by."""
+    (files / "prompts.txt").write_text("a car on the left of a house\n")
+    parse = {"prompt": "a car on the left of a house", "chunks": [], "objects": ["car", "house"]}
+    (files / "own").write_text(json.dumps(parse))
+    settings = [
+        "category=spatial",
+        f"parses={files / 'own'}",
+        f"detections={files / 'boxes'}",
+        "detector=owl",
+    ]
+    options = [word for setting in settings for word in ("--set", setting)]
+    place = [
+        "--protocol",
+        "compbench",
+        "--out",
+        str(files / "drawn"),
+        "--captions",
+        str(files / "prompts.txt"),
+    ]
+    assert main(["evaluate", "aurora-debug", *place, *options, "--count", "2"]) == 0
+    assert "1.000 [1.000, 1.000] over 1 prompts, 2 pictures" in capsys.readouterr().out
+    assert len(list((files / "drawn/pictures").glob("*.png"))) == 2
+    assert main(["evaluate", "mars-nano", *place[:4], *options]) == 2
+    assert "needs --captions FILE" in capsys.readouterr().err
+    assert main(["evaluate", str(files / "pictures"), *place, *options]) == 2
+    assert "of pictures, none" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from impasto.pictures import read_settings
+from impasto.pictures import read_settings, save_png
 from tests.serve.running import process
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -84,6 +84,13 @@ def to_tab(page, name: str) -> None:
     tab.click()
 
 
+def upload(page, picture: Path) -> None:
+    """Give the open tab a picture."""
+    field = page.locator("input[type=file]:visible, [role=tabpanel]:visible input[type=file]").first
+    field.set_input_files(str(picture))
+    page.get_by_role("tabpanel").locator("img").last.wait_for()
+
+
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def test_a_prompt_is_drawn_walked_and_looked_into(browser, server, width, height):
     page, hosts, errors = visit(browser, server, width, height)
@@ -136,12 +143,27 @@ def test_by_keyboard_alone_mars_draws_row_by_row_and_describes(browser, server, 
     Image.new("RGB", (32, 32), "gray").save(picture)
     page.get_by_role("tab", name="Describe").focus()
     page.keyboard.press("Enter")
-    page.locator("input[type=file]:visible, [role=tabpanel]:visible input[type=file]").first.set_input_files(
-        str(picture)
-    )
-    page.get_by_role("tabpanel").locator("img").last.wait_for()
+    upload(page, picture)
     page.click("#describe-button")
     page.wait_for_function("document.querySelector('#description textarea').value.length > 3")
+
+
+def test_a_picture_is_enlarged_and_keeps_its_settings(browser, server, tmp_path):
+    page, _, errors = visit(browser, server, 1280, 900)
+    save_png(Image.new("RGB", (24, 16), (200, 30, 30)), tmp_path / "small.png", {"prompt": "a red wall"})
+    to_tab(page, "Enlarge")
+    page.click("#enlarge-button")
+    page.get_by_text("choose a picture first").wait_for()
+    upload(page, tmp_path / "small.png")
+    page.click("#enlarge-button")
+    shown(page, "#enlarged", 1)
+    address = page.locator("#enlarged img").get_attribute("src")
+    (tmp_path / "large.png").write_bytes(httpx.get(address).content)
+    with Image.open(tmp_path / "large.png") as large:
+        assert large.size == (96, 64)
+        assert all(abs(a - b) < 20 for a, b in zip(large.getpixel((48, 32)), (200, 30, 30), strict=True))
+    assert read_settings(tmp_path / "large.png")["prompt"] == "a red wall"
+    assert fits(page) and not errors
 
 
 def test_what_is_served_names_no_other_place_to_load_from(server):

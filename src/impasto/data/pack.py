@@ -2,9 +2,10 @@
 picture.
 
 A shard holds the samples of a range of numbers, `KEY.jpg`, `KEY.txt` (the first caption) and `KEY.json` (all
-captions, size, SHA-256 of the picture, what the set says of it). Pictures are copied byte for byte. Bad
-samples are left out; the others keep their numbers as keys. Every finished shard leaves a note with its
-checksum, so a pack that was killed goes on with the shards that are missing or not what the note says.
+captions that the options allow, size, SHA-256 of the picture, what the set says of it). Pictures are copied
+byte for byte. Bad samples are left out; the others keep their numbers as keys. Every finished shard leaves
+a note with its checksum, so a pack that was killed goes on with the shards that are missing or not what the
+note says.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from PIL import Image
 from impasto.data.opening import open_data, too_many_bad
 from impasto.data.options import DatasetOptions
 from impasto.data.records import UNKNOWN_LANGUAGE, BadSampleError, DataError, Faults, Record, Records
+from impasto.data.source import candidates_of
 from impasto.data.transforms import FORMATS, decode
 from impasto.runtime.files import atomic_path, atomic_write_text
 
@@ -69,6 +71,9 @@ def pack_records(
         "caption_column": options.caption_column,
         "max_pixels": options.max_pixels,
         "smallest_side": options.smallest_side,
+        "exclude": list(options.exclude),
+        "phrasings": options.phrasings,
+        "languages": sorted(name for name, weight in options.languages.items() if weight > 0),
     }
     _claim(out, made_of)
     count = -(-len(records) // shard_size)
@@ -139,9 +144,10 @@ def _members(record: Record, key: str, options: DatasetOptions) -> list[tuple[st
     decode(record.picture, record.name, options)
     with Image.open(io.BytesIO(record.picture), formats=FORMATS) as image:
         kind, (width, height) = str(image.format).lower(), image.size
+    told = [caption for _, caption in candidates_of(record, options)]
     captions = [
         {"text": text} if language == UNKNOWN_LANGUAGE else {"text": text, "language": language}
-        for text, language in record.captions
+        for text, language in told
     ]
     details = {
         **record.details,
@@ -155,7 +161,7 @@ def _members(record: Record, key: str, options: DatasetOptions) -> list[tuple[st
     text = json.dumps(details, ensure_ascii=False, sort_keys=True)
     return [
         (f"{key}.{'jpg' if kind == 'jpeg' else kind}", record.picture),
-        (f"{key}.txt", record.captions[0].text.encode("utf-8")),
+        (f"{key}.txt", told[0].text.encode("utf-8")),
         (f"{key}.json", text.encode("utf-8", "backslashreplace")),
     ]
 

@@ -6,7 +6,7 @@ bad, its place goes to the next good one of the epoch's order (which then is see
 bad sample shifts no other: what stands at p is a function of (set, options, seed, p) alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -81,9 +81,13 @@ class DataSource:
     def weighted_captions(self, position: int) -> list[tuple[float, str]]:
         """(chance before normalising, text) of every caption of the sample at a position that
         `options` allow."""
-        read = self._first_good(position, lambda index, _: self._candidates(self.records.read(index)))
-        self._count(read[1])
-        return read[0]
+
+        def read(index: int, _: int) -> list[tuple[float, Caption]]:
+            return candidates_of(self.records.read(index), self.options)
+
+        found, passed = self._first_good(position, read)
+        self._count(passed)
+        return [(chance, caption.text) for chance, caption in found]
 
     def samples(self, positions: Sequence[int]) -> list[int]:
         """Which samples stand at positions that were read before."""
@@ -165,14 +169,10 @@ class DataSource:
 
     def _choose(self, record: Record, position: int) -> str:
         """One of a sample's captions: first a language by weight, then one of that language."""
-        candidates = self._candidates(record)
-        return choose(candidates, self._rng(CAPTION, position)) if len(candidates) > 1 else candidates[0][1]
-
-    def _candidates(self, record: Record) -> list[tuple[float, str]]:
-        candidates = list(allowed_captions(record.captions, self.options))
-        if not candidates:
-            raise BadSampleError("no caption in dataset.languages", record.name)
-        return candidates
+        candidates = candidates_of(record, self.options)
+        if len(candidates) == 1:
+            return candidates[0][1].text
+        return choose(candidates, self._rng(CAPTION, position)).text
 
     def _rng(self, stream: int, position: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, stream, position))
@@ -182,23 +182,32 @@ class DataSource:
         return too_many_bad(source, len(faults), self._size, self.options.max_bad, faults.summary())
 
 
-def choose(candidates: Sequence[tuple[float, str]], rng: np.random.Generator) -> str:
-    """One of (chance before normalising, text)."""
+def choose(candidates: Sequence[tuple[float, Caption]], rng: np.random.Generator) -> Caption:
+    """One of (chance before normalising, caption)."""
     chances = np.array([weight for weight, _ in candidates])
     return candidates[int(rng.choice(len(candidates), p=chances / chances.sum()))][1]
 
 
-def allowed_captions(captions: Sequence[Caption], options: DatasetOptions) -> Iterator[tuple[float, str]]:
-    """(chance before normalising, text) of the captions that `phrasings` and `languages` allow: a language's
-    weight is shared among its captions; without weights all captions are alike."""
+def candidates_of(record: Record, options: DatasetOptions) -> list[tuple[float, Caption]]:
+    """`allowed_captions` of a sample. Raises BadSampleError where there is none."""
+    allowed = allowed_captions(record.captions, options)
+    if not allowed:
+        raise BadSampleError("no caption in dataset.languages", record.name)
+    return allowed
+
+
+def allowed_captions(captions: Sequence[Caption], options: DatasetOptions) -> list[tuple[float, Caption]]:
+    """(chance before normalising, caption) of the captions that `phrasings` and `languages` allow: a
+    language's weight is shared among its captions; without weights all captions are alike."""
     if options.phrasings:
         languages = dict.fromkeys(caption.language for caption in captions)
-        spoken = [[one for one in captions if one.language == language] for language in languages]
-        captions = [one for some in spoken for one in some[: options.phrasings]]
+        by_language = [[one for one in captions if one.language == language] for language in languages]
+        captions = [one for some in by_language for one in some[: options.phrasings]]
     if not options.languages:
-        yield from ((1.0, caption.text) for caption in captions)
-        return
+        return [(1.0, caption) for caption in captions]
+    allowed: list[tuple[float, Caption]] = []
     for language, weight in options.languages.items():
-        texts = [caption.text for caption in captions if caption.language == language]
+        spoken = [caption for caption in captions if caption.language == language]
         if weight > 0:
-            yield from ((weight / len(texts), text) for text in texts)
+            allowed += [(weight / len(spoken), caption) for caption in spoken]
+    return allowed

@@ -20,7 +20,7 @@ from torch import Tensor
 from impasto.data.opening import too_many_bad
 from impasto.data.options import DatasetOptions
 from impasto.data.records import BadSampleError, DataError, Faults, Record, named_in
-from impasto.data.source import Example, allowed_captions, choose
+from impasto.data.source import Example, allowed_captions, candidates_of, choose
 from impasto.data.stream_files import DAMAGED, Stream, record_of, samples_of
 from impasto.data.transforms import decode, fit
 
@@ -81,8 +81,8 @@ class StreamSource:
         """Captions of the first samples, always the same. DataError if there is none."""
         records = self._records(self.stream.addresses, Faults())
         options = self.options
-        texts = (text for record in records for _, text in allowed_captions(record.captions, options))
-        found = list(itertools.islice(texts, count))
+        told = (one for record in records for _, one in allowed_captions(record.captions, options))
+        found = [caption.text for caption in itertools.islice(told, count)]
         if not found:
             raise DataError(f"{self.stream.name} gives no sample with a caption; see whether it can be read")
         return found
@@ -174,10 +174,7 @@ class StreamSource:
                     yield record
 
     def _example(self, record: Record, rng: np.random.Generator) -> Example:
-        candidates = list(allowed_captions(record.captions, self.options))
-        if not candidates:
-            raise BadSampleError("no caption in dataset.languages", record.name)
-        caption = choose(candidates, rng)
+        caption = choose(candidates_of(record, self.options), rng).text
         picture = decode(record.picture, record.name, self.options)
         return Example(fit(picture, self.resolution, self.options, rng), caption, record.name)
 

@@ -81,4 +81,4 @@ def _captions(records: Records, options: DatasetOptions, faults: Faults) -> Iter
                     options.source, len(faults), len(records), options.max_bad, faults.summary()
                 ) from None
             continue
-        yield from (text for _, text in allowed_captions(captions, options))
+        yield from (caption.text for _, caption in allowed_captions(captions, options))

@@ -12,17 +12,14 @@ from typing import Any
 from impasto.command_options import drawing_options, progress_bars, ranks_of, usable_device, usable_dtype
 from impasto.config import ConfigError, override
 from impasto.data.options import DatasetOptions
-from impasto.evaluation.blind import blind_models, score_blind, write_blind
+from impasto.evaluation.blind import score_blind
 from impasto.evaluation.compbench import CompBenchOptions, evaluate_compbench
-from impasto.evaluation.contenders import Sweep, contenders, model_of
 from impasto.evaluation.drawing import draw_with_model
-from impasto.evaluation.languages import evaluate_languages
+from impasto.evaluation.model_actions import OF_MODELS, ask_model, make_blind, put_side_by_side
 from impasto.evaluation.pictures import evaluate_pictures, holds_pictures
 from impasto.evaluation.protocols import PICTURES, ProtocolOptions, evaluate_protocol, is_model
 from impasto.evaluation.scenes import evaluate_model
 from impasto.evaluation.sets import SetOptions, evaluate_sets
-from impasto.evaluation.side_by_side import evaluate_side_by_side
-from impasto.evaluation.stories import evaluate_stories
 from impasto.evaluation.table import compare_reports
 from impasto.families import check_options
 from impasto.loading import describe
@@ -38,11 +35,6 @@ from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 
 PICTURES_OF_COMPBENCH = 10  # of each prompt, by the benchmark's rules
-# {protocol: (what evaluates a model, how many scenes or stories where --count does not say)}
-OF_MODELS: dict[str, tuple[Any, int]] = {
-    "languages": (evaluate_languages, 500),
-    "stories": (evaluate_stories, 200),
-}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -69,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.sweep is not None and arguments.models is None:
         raise ConfigError("--sweep goes with --models")
     if arguments.models is not None:
-        _evaluate_side_by_side(arguments)
+        put_side_by_side(arguments)
         return
     if arguments.blind is None:
         _drawing(arguments)
@@ -82,13 +74,13 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.blind is not None:
         if arguments.pairs is not None and arguments.pairs < 1:
             raise ConfigError(f"--pairs {arguments.pairs} should be at least 1")
-        print(_blind(arguments), end="")
+        print(make_blind(arguments, lambda: _drawing(arguments)), end="")
     elif arguments.blind_answers is not None:
         print(score_blind(Path(arguments.blind_answers), out), end="")
     elif arguments.protocol == "compbench":
         _evaluate_compbench(arguments)
     elif arguments.protocol in OF_MODELS:
-        _evaluate_of_model(arguments)
+        ask_model(arguments, _drawing(arguments))
     elif with_protocol:
         _evaluate_protocol(arguments)
     elif arguments.command is not None:
@@ -127,76 +119,6 @@ def _evaluate_scenes(arguments: argparse.Namespace) -> None:
             drawing=_drawing(arguments),
         )
     _print_from(ranks, f"{table}\nwrote {out / 'report.md'}, report.json and sheets")
-
-
-def _evaluate_side_by_side(arguments: argparse.Namespace) -> None:
-    if arguments.protocol not in (None, "scenes") or arguments.reference is not None:
-        raise ConfigError("--models is about scenes, and takes neither another --protocol nor a --reference")
-    if arguments.count is not None and arguments.count < 2:
-        raise ConfigError(f"--count {arguments.count} should be at least 2")
-    out, device = Path(arguments.out), usable_device(arguments.device)
-    sweep = None if arguments.sweep is None else Sweep.parsed(arguments.sweep)
-    found = contenders(arguments.models, drawing_options(arguments), sweep)
-    with progress_bars() as progress:
-        table = evaluate_side_by_side(
-            found,
-            out,
-            count=50 if arguments.count is None else arguments.count,
-            seed=arguments.seed,
-            device=device,
-            dtype=usable_dtype(arguments.dtype, device),
-            settings=arguments.settings,
-            sweep=sweep,
-            progress=progress,
-        )
-    print(f"{table}\nwrote {out / 'report.html'}, report.md, report.json, sheet.png and plots")
-
-
-def _blind(arguments: argparse.Namespace) -> str:
-    """The page of two folders, or of two models that draw for it first."""
-    out, (first, second) = Path(arguments.out), arguments.blind
-    models = [is_model(model_of(name)) and not holds_pictures(Path(name)) for name in (first, second)]
-    if any(models) and not all(models):
-        raise ConfigError(f"--blind takes two models or two folders of pictures, not {first} and {second}")
-    if all(models):
-        with progress_bars() as progress:
-            return blind_models(
-                first,
-                second,
-                out,
-                pairs=50 if arguments.pairs is None else arguments.pairs,
-                captions=Path(arguments.captions) if arguments.captions else None,
-                seed=arguments.seed,
-                device=usable_device(arguments.device),
-                drawing=drawing_options(arguments),
-                settings=arguments.settings,
-                progress=progress,
-            )
-    _drawing(arguments)
-    return write_blind(first, second, out, seed=arguments.seed, most=arguments.pairs)
-
-
-def _evaluate_of_model(arguments: argparse.Namespace) -> None:
-    """A protocol that asks a model, and takes neither pictures nor a reference."""
-    name = arguments.protocol
-    if arguments.target is None or not is_model(arguments.target):
-        raise ConfigError(f"--protocol {name} takes a MODEL")
-    for option in ("reference", "scorer"):
-        if getattr(arguments, option) is not None:
-            raise ConfigError(f"--protocol {name} has no --{option}")
-    evaluate, count = OF_MODELS[name]
-    out, device = Path(arguments.out), usable_device(arguments.device)
-    table = evaluate(
-        arguments.target,
-        out,
-        count=count if arguments.count is None else arguments.count,
-        seed=arguments.seed,
-        device=device,
-        dtype=usable_dtype(arguments.dtype, device),
-        settings=arguments.settings,
-        drawing=_drawing(arguments),
-    )
-    print(f"{table}\nwrote {out / 'report.html'}, report.md, report.json and sheets")
 
 
 def _evaluate_sets(arguments: argparse.Namespace) -> None:

@@ -76,7 +76,8 @@ def blind_models(
             progress=progress,
         )  # fmt: skip
     names = (first, second) if first != second else (f"{first} (A)", f"{second} (B)")
-    return write_blind(*map(str, folders), out, seed=seed, most=pairs, names=names)
+    one, other = map(str, folders)
+    return write_blind(one, other, out, seed=seed, most=pairs, names=names)
 
 
 def write_blind(

@@ -12,6 +12,8 @@ from impasto.config import ConfigError
 from impasto.loading import describe
 from impasto.runtime.model_directory import is_model_directory
 
+WHOLE = ("top_k", "size")  # options whose values are whole numbers
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -49,7 +51,7 @@ class Sweep:
         except ValueError:
             raise ConfigError(f"--sweep {text}: write NAME=NUMBER,NUMBER,..., as in guidance=1,3,5") from None
         option = name.strip().replace("-", "_")
-        return cls(option, tuple(int(value) for value in numbers) if option == "top_k" else tuple(numbers))
+        return cls(option, tuple(int(value) for value in numbers) if option in WHOLE else tuple(numbers))
 
 
 def contenders(models: Sequence[str], drawing: Mapping[str, Any], sweep: Sweep | None) -> list[Contender]:

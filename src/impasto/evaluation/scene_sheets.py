@@ -11,7 +11,7 @@ from PIL import Image
 from impasto.data.scenes import score_images
 from impasto.evaluation.page import TABLE_STYLE, html_tables
 from impasto.metrics.scenes import CEILING, FIXED_SET, SEEN_SET, Painter, SceneReport
-from impasto.pictures import contact_sheet
+from impasto.pictures import captioned_sheet, contact_sheet
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.report import charts, embedded, page
 
@@ -45,7 +45,7 @@ def scene_sheets(report: SceneReport, painters: Mapping[str, Painter]) -> dict[s
     for name, picked in (("worst", order[:SHEET_PROMPTS]), ("best", order[::-1][:SHEET_PROMPTS])):
         labels = [f"{found[index]:.2f} {prompts[index]}" for index in picked]
         words = f"{name.capitalize()}, picked by the oracle: {SET_TITLES[SEEN_SET]}"
-        sheets[name] = words, contact_sheet([[pictures[index]] for index in picked], labels, cell=64)
+        sheets[name] = words, captioned_sheet([pictures[index] for index in picked], labels, cell=64)
     return sheets
 
 

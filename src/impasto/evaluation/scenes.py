@@ -17,10 +17,10 @@ from impasto.data.scene_source import SceneOptions
 from impasto.data.scenes import render
 from impasto.evaluation.model_card import model_card
 from impasto.evaluation.painters import options_of, painter_of
-from impasto.evaluation.scene_sheets import SET_TITLES, scene_sheets, write_page
+from impasto.evaluation.scene_sheets import scene_sheets, write_page
+from impasto.evaluation.scene_tables import caption_table, frechet_line, scene_table
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
 from impasto.metrics.features import (
-    SMALL_SAMPLE,
     picture_stats,
     refuse_training_networks,
     reporting_features,
@@ -95,25 +95,24 @@ def evaluate_model(
         "seed": seed,
         "drawing": dict(drawing),
         "dtype": str(dtype).removeprefix("torch."),
-        "scores": {
-            group: {painter: asdict(score) for painter, score in rows.items()}
-            for group, rows in report.scores.items()
-        },
+        "scores": _plain(report.scores),
         "position": {group: report.position(group, MODEL) for group in report.scores},
-        "captions": {
-            name: {language: asdict(score) for language, score in rows.items()}
-            for name, rows in captions.items()
-        },
+        "captions": _plain(captions),
         "frechet": frechet,
         "alignment": alignment,
         "prompts": report.prompts,
     }
-    table = f"{scene_table(report)}\n{_caption_table(captions)}{_frechet_line(frechet)}"
+    table = f"{scene_table(report, MODEL)}\n{caption_table(captions)}{frechet_line(frechet)}"
     if alignment is not None:
         table += "\n" + alignment_table(alignment)
     if ranks.is_main:
         _write(out, pipe, options, document, table, sheets, name)
     return table
+
+
+def _plain(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tables of scores, ready for JSON."""
+    return {name: {key: asdict(score) for key, score in rows.items()} for name, rows in scores.items()}
 
 
 def _write(
@@ -132,29 +131,6 @@ def _write(
     run = run_of(Path(name)) if is_model_directory(Path(name)) else None
     write_page(f"{pipe.name} on scenes", table, list(sheets.values()), run, out)
     atomic_write_text(out / "model-card.md", model_card(pipe, options, table))
-
-
-def scene_table(report: SceneReport) -> str:
-    """Markdown: a table for each set of prompts."""
-    parts = []
-    for group, rows in report.scores.items():
-        lines = [
-            f"{SET_TITLES[group]}",
-            "",
-            "| painter | overall, 95 % interval | binding | perfect | unreadable | pictures |",
-            "|---|---|---|---|---|---|",
-        ]
-        for painter, score in rows.items():
-            lines.append(
-                f"| {painter} | {score.overall} | {score.binding:.3f} | {score.perfect:.3f} "
-                f"| {score.unreadable} | {score.pictures} |"
-            )
-        lines += [
-            "",
-            f"From chance (0) to the ceiling (1) the model stands at {report.position(group, MODEL):.2f}.",
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
 
 
 def _alignment(
@@ -197,26 +173,6 @@ def _captions(
     return found
 
 
-def _caption_table(captions: dict[str, dict[str, CaptionScore]]) -> str:
-    if not captions:
-        return ""
-    lines = [
-        "descriptions of real renders",
-        "",
-        "| combinations | language | exact, 95 % interval | true | for other pictures: exact, true "
-        "| colours | shapes | not understood | pictures |",
-        "|---" * 9 + "|",
-    ]
-    for name, rows in captions.items():
-        for language, score in rows.items():
-            lines.append(
-                f"| {name} | {language} | {score.exact} | {score.true} "
-                f"| {score.chance_exact:.3f}, {score.chance:.3f} | {score.colours.mean:.3f} "
-                f"| {score.shapes.mean:.3f} | {score.unread} | {score.pictures} |"
-            )
-    return "\n".join(lines) + "\n\n"
-
-
 def _frechet(extractor: ImageFeatures, report: SceneReport) -> dict[str, Any]:
     """Distance between the model's pictures and real renders of the same prompts; beside it what two sets of
     real renders have between them at this number of pictures."""
@@ -230,12 +186,3 @@ def _frechet(extractor: ImageFeatures, report: SceneReport) -> dict[str, Any]:
         "model": frechet_distance(picture_stats(extractor, report.pictures["seen"]), one),
         "real_against_real": frechet_distance(two, one),
     }
-
-
-def _frechet_line(frechet: dict[str, Any]) -> str:
-    count = frechet["pictures"]
-    few = f" (below {SMALL_SAMPLE:,}: biased, for trends only)" if count < SMALL_SAMPLE else ""
-    return (
-        f"FD-EffNetLite0 with {count} pictures{few}: model {frechet['model']:.1f}, "
-        f"real renders among themselves {frechet['real_against_real']:.1f}.\n"
-    )

@@ -14,7 +14,7 @@ from impasto.metrics.comparison import Comparison
 from impasto.metrics.picture_sets import SetFeatures, prepare
 from impasto.metrics.picture_sources import PictureSet
 from impasto.metrics.sets import nearest
-from impasto.pictures import contact_sheet
+from impasto.pictures import captioned_sheet, contact_sheet
 
 SHOWN, NEIGHBOURS_SHOWN, CELL = 12, 4, 96
 
@@ -94,7 +94,7 @@ def _with_prompts(pictures: Member, rows: list[int], scorer: Scorer, side: int |
     images, prompts = [pictures.image(row, side) for row, _ in told], [prompt for _, prompt in told]
     cosines = torch.cosine_similarity(scorer.embed_pictures(images), scorer.embed_prompts(prompts)).tolist()
     labels = [f"{cosine:.2f} {prompt}" for cosine, prompt in zip(cosines, prompts, strict=True)]
-    return contact_sheet([[_cell(image)] for image in images], labels, cell=CELL)
+    return captioned_sheet([_cell(image) for image in images], labels, cell=CELL)
 
 
 def _cell(image: Image.Image) -> Image.Image:

@@ -13,23 +13,24 @@ import torch
 from PIL import Image
 
 import impasto
-from impasto.config import override, to_dict
+from impasto.config import ConfigError, override, to_dict
 from impasto.data.scene_source import SceneOptions
 from impasto.data.scenes import render
 from impasto.evaluation.contenders import Contender, Sweep
 from impasto.evaluation.painters import painter_of
-from impasto.evaluation.plots import Point, chart
 from impasto.evaluation.scene_sheets import SET_TITLES, write_page
 from impasto.loading import identity
 from impasto.metrics.categories import CategoryScores, Prompts, category_prompts, judge_categories
 from impasto.metrics.intervals import Estimate, bootstrap
 from impasto.metrics.scene_captions import CaptionScore, judge_captions
 from impasto.metrics.scenes import CEILING, CHANCE, SEEN_SET, renders, scenes_of
-from impasto.pictures import contact_sheet, save_png
+from impasto.pictures import contact_sheet, open_picture, save_png
+from impasto.plots import Point, line_figure
 from impasto.runtime.dist import Ranks
 from impasto.runtime.files import atomic_write_text
 
-SHEET_PROMPTS, CELL = 12, 64
+SHEET_PROMPTS, CELL, SCORE = 12, 64, "the oracle's score"
+Sheet = tuple[str, Image.Image]
 Pictures = dict[str, dict[str, list[Image.Image]]]  # {set: {category: pictures}}
 
 
@@ -102,8 +103,12 @@ def evaluate_side_by_side(
         list(zip(_first(real[SEEN_SET]), *columns, strict=True)), _first(prompts[SEEN_SET]), cell=CELL
     )
     words = f"First prompts of each category, not picked, left to right: {', '.join((CEILING, *rows))}"
-    sheets = [(words, sheet), *_plots(found, rows, sweep)]
+    save_png(sheet, out / "sheet.png")
     table = _table(rows, bounds, list(prompts[SEEN_SET]))
+    try:
+        sheets: list[Sheet] = [(words, sheet), *_plots(found, rows, sweep, out)]
+    except ConfigError as error:  # without matplotlib the numbers are there all the same
+        sheets, table = [(words, sheet)], f"{table}\nNo plots: {error}.\n"
     _write(out, document, table, sheets)
     return table
 
@@ -129,7 +134,7 @@ def _measure(
         if hasattr(pipe, "caption"):
             captions[group] = judge_captions(pipe.caption, scenes, real, sorted(set(options.languages))[0])
     return Measured(
-        resolution=one.side or pipe.config.resolution,
+        resolution=one.drawing(pipe).get("size") or pipe.config.resolution,
         scores={group: judge_categories(pictures[group], some) for group, some in prompts.items()},
         seconds=seconds / count,
         processor_seconds=processor / count,
@@ -179,32 +184,36 @@ def _table(
 
 
 def _plots(
-    found: Sequence[Contender], rows: Mapping[str, Measured], sweep: Sweep | None
-) -> Iterator[tuple[str, Image.Image]]:
-    """Quality against seconds; of a sweep also against its option, a line for each model."""
+    found: Sequence[Contender], rows: Mapping[str, Measured], sweep: Sweep | None, out: Path
+) -> Iterator[Sheet]:
+    """Quality against seconds, as files of `out`; of a sweep also against its option, a line a model."""
     for group in next(iter(rows.values())).scores:
-        if sweep is not None:
-            lines: dict[str, list[Point]] = {}
-            for one in found:
-                if sweep.option in one.options:
-                    name = one.label.rpartition(f", {sweep.option}")[0]
-                    point = Point(float(one.options[sweep.option]), rows[one.label].scores[group].overall)
-                    lines.setdefault(name, []).append(point)
-            words = f"{sweep.option}, {SET_TITLES[group]}"
-            yield words, chart(lines, title=words, x=sweep.option, y="the oracle's score")
-        points = [
-            Point(row.processor_seconds, row.scores[group].overall, label) for label, row in rows.items()
-        ]
-        words = f"quality against seconds, {SET_TITLES[group]}"
+        points = {label: _point(row.processor_seconds, row, group, label) for label, row in rows.items()}
+        path = out / f"seconds-{group}.png"
+        words = f"quality against seconds: {SET_TITLES[group]}"
         axis = "processor seconds a picture"
-        yield words, chart({"": points}, title=words, x=axis, y="the oracle's score", joined=False)
+        line_figure(path, {"": list(points.values())}, title=words, x=axis, y=SCORE, joined=False)
+        yield words, open_picture(path)
+        if sweep is None:
+            continue
+        lines: dict[str, list[Point]] = {}
+        for one in found:
+            if sweep.option in one.options:
+                name, row = one.label.rpartition(f", {sweep.option}")[0], rows[one.label]
+                point = _point(float(one.options[sweep.option]), row, group, "")
+                lines.setdefault(name, []).append(point)
+        path, words = out / f"{sweep.option}-{group}.png", f"{sweep.option}: {SET_TITLES[group]}"
+        line_figure(path, lines, title=words, x=sweep.option, y=SCORE)
+        yield words, open_picture(path)
 
 
-def _write(out: Path, document: dict, table: str, sheets: Sequence[tuple[str, Image.Image]]) -> None:
+def _point(x: float, row: Measured, group: str, label: str) -> Point:
+    score = row.scores[group].overall
+    return x, score.mean, score.low, score.high, label
+
+
+def _write(out: Path, document: dict, table: str, sheets: Sequence[Sheet]) -> None:
     atomic_write_text(out / "report.json", json.dumps(document, indent=1) + "\n")
     title = "Side by side on scenes"
     atomic_write_text(out / "report.md", f"# {title}\n\n{table}")
-    names = ["sheet", *(f"plot-{number}" for number in range(len(sheets) - 1))]
-    for name, (_, picture) in zip(names, sheets, strict=True):
-        save_png(picture, out / f"{name}.png")
     write_page(title, table, sheets, None, out)

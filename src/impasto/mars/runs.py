@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from impasto.data.scene_source import SceneOptions
 from impasto.mars.config import LanguageConfig, MarsConfig, SuperResolutionConfig, VisualConfig
-from impasto.mars.paper_runs import seven_billion_stage1, seven_billion_stage2
+from impasto.mars.paper_runs import seven_billion_stage1, seven_billion_stage2, seven_billion_stage3
 from impasto.mars.presets import mars_nano
 from impasto.mars.training_config import LanguageRun, LanguageTraining, Optimisation, StageRun, StageTraining
 from impasto.mars.vq import VQConfig
@@ -205,6 +205,7 @@ def debug_stage3() -> StageRun:
 RUNS: dict[str, Callable[[], MarsRun]] = {
     "mars-7b/stage1": seven_billion_stage1,
     "mars-7b/stage2": seven_billion_stage2,
+    "mars-7b/stage3": seven_billion_stage3,
     "mars-nano/tokenizer": vq_nano_32_run,
     "mars-nano/language": nano_language,
     "mars-nano/stage1": nano_stage1,

@@ -81,7 +81,7 @@ def train(
 
 def step(state: StageState, pictures: CodeStore, ranks: Ranks) -> None:
     """One update of the visual expert."""
-    passes = list(_passes(state, pictures, ranks))
+    passes = list(passes_of(state, pictures, ranks))
     counts = torch.tensor([one.targets for one in passes], dtype=torch.float64).sum(0).to(ranks.device)
     totals = ranks.mean_across_ranks(counts).tolist()
     sums: dict[str, Tensor] = {}
@@ -142,7 +142,7 @@ def caption_prefix(state: StageState, captions: Sequence[Sequence[int]]) -> KeyV
     return join_left_padded([single[caption] for caption in wanted], state.model.device)
 
 
-def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pass]:
+def passes_of(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pass]:
     """This rank's part of the batch: of each pass over all ranks, rank r of n takes the places congruent
     to r, and of those the last are described."""
     config, run = state.run.training, state.run
@@ -172,7 +172,7 @@ def _passes(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[Pa
 
 
 def _stories(state: StageState, pictures: CodeStore, ranks: Ranks, size: int) -> Iterator[Pass]:
-    """As `_passes`, of `size` stories each: a sentence, its picture, and so on, the first sentence dropped
+    """As `passes_of`, of `size` stories each: a sentence, its picture, and so on, the first sentence dropped
     from some of them."""
     config, run, count = state.run.training, state.run, state.run.training.pictures_per_story
     first, batch = state.images // count, config.batch // count

@@ -2,21 +2,20 @@
 passes and the optimiser's step run on tensors without data. Nothing is allocated and nothing is timed."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from impasto.config import ConfigError
+from impasto.mars.codes import CodeStore
 from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.semvie import MarsModel
-from impasto.mars.sequence import image_to_text, text_to_image
-from impasto.mars.superres import super_resolution
-from impasto.mars.trainer import Pass, backward
+from impasto.mars.trainer import Pass, backward, passes_of
 from impasto.mars.training_config import StageRun
 from impasto.mars.training_state import StageState, make_optimizer
 from impasto.runtime.dist import Ranks
@@ -160,9 +159,11 @@ def _trace(run: StageRun, pictures: int, *, sharded: bool) -> Trace:
 def _trace_at(run: StageRun, pictures: int, layers: int, sharded: bool) -> Trace:
     language = replace(run.model.language, layers=layers)
     run = replace(run, model=replace(run.model, language=language))
-    one = _pass(run, pictures)  # of real numbers, whose sizes the passes ask for
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
         state = _state(run, sharded)
+    one = _pass(state, pictures)  # of real numbers: building it asks for them
+    with mode:
 
         def passes() -> None:
             with torch.enable_grad():
@@ -186,10 +187,12 @@ def _trace_at(run: StageRun, pictures: int, layers: int, sharded: bool) -> Trace
 def _state(run: StageRun, sharded: bool) -> StageState:
     model = MarsModel(run.model).train()
     model.checkpoint_activations = run.training.checkpoint_activations
+    words = Tokenizer(WordLevel({"word": 1}, unk_token="word"))
+    words.pre_tokenizer = Whitespace()
     return StageState(
         run=run,
         model=model,
-        prompts=PromptTokeniser(Tokenizer(WordLevel({}, unk_token="")), run.model.language.vocabulary),
+        prompts=PromptTokeniser(words, run.model.language.vocabulary),
         optimizer=make_optimizer(model, run.training.optimisation),
         guard=NonFiniteGuard(),
         prefixes=None,
@@ -199,33 +202,17 @@ def _state(run: StageRun, sharded: bool) -> StageState:
     )
 
 
-def _pass(run: StageRun, pictures: int) -> Pass:
-    """Captions of `CAPTION` words, none of them dropped."""
-    training = run.training
-    described = training.described(pictures)
-    caption = [1] * min(CAPTION, run.caption_length)
-    codes: Callable[[int], torch.Tensor] = lambda n: torch.zeros(n, run.image_length, dtype=torch.int64)  # noqa: E731
-    captions = [caption] * (pictures - described)
+def _pass(state: StageState, pictures: int) -> Pass:
+    """The trainer's, of so many pictures with captions of `CAPTION` words, none of them dropped."""
+    run = state.run
+    training = replace(run.training, caption_dropout=0.0, micro_batch=pictures)
+    state = replace(state, run=replace(run, training=training))
+    codes = torch.zeros(run.training.batch, run.image_length, dtype=torch.int32)
+    low = codes
     if run.model.super_resolution is not None:
-        low = torch.zeros(pictures, run.model.image_length(run.level - 1), dtype=torch.int64)
-        return Pass(super_resolution(run.model, captions, low, codes(pictures)), captions, None)
-    drawn = text_to_image(
-        run.model,
-        captions,
-        codes(len(captions)),
-        level=run.level,
-        end_token_loss=training.end_token_loss,
-    )
-    words = None
-    if described:
-        words = image_to_text(
-            run.model,
-            [caption] * described,
-            codes(described),
-            level=run.level,
-            image_targets=training.image_to_text_image_weight > 0,
-        )
-    return Pass(drawn, captions, words)
+        low = torch.zeros(len(codes), run.model.image_length(run.level - 1), dtype=torch.int32)
+    store = CodeStore(codes, [["word " * CAPTION]] * len(codes), seed=0, low=low)
+    return next(passes_of(state, store, Ranks()))
 
 
 @dataclass(frozen=True)
@@ -261,7 +248,7 @@ class StageProjection:
             "bf16 autocast" if training.bfloat16 else "fp32",
         ]
         fits = "" if cost.peak_bytes <= machine.memory * 1e9 else f"; more than {machine.memory:g}"
-        length = cost.run.image_length
+        length, seconds = cost.run.image_length, self.computing + self.exchanging
         rows = [
             ("parameters", f"{cost.parameters:,}", f"{cost.trained:,} of them trained"),
             ("a step", f"{training.batch:,}", f"pictures of {length:,} tokens; {self.steps:,} steps"),
@@ -270,7 +257,7 @@ class StageProjection:
             ("GB of a device", f"{cost.peak_bytes / 1e9:,.1f}", ", ".join(how) + fits),
             ("  between steps", f"{cost.kept_bytes / 1e9:,.1f}", "weights and Adam's moments, fp32"),
             ("  activations", f"{cost.trace.again_bytes / 1e9:,.1f}", ""),
-            ("seconds a step", f"{self.computing + self.exchanging:,.2f}", f"{self.exchanging:.2f} exchanging"),
+            ("seconds a step", f"{seconds:,.2f}", f"{self.exchanging:.2f} exchanging"),
             ("GB a checkpoint", f"{3 * cost.trained_bytes / 1e9:,.1f}", "trained tensors and their moments"),
             ("days", f"{self.days:,.1f}", f"{self.days * machine.ranks:,.0f} device days"),
         ]  # fmt: skip
@@ -279,10 +266,10 @@ class StageProjection:
             "",
             f"Assumed: {machine.ranks} devices of {machine.teraflops:g} TFLOP/s used to "
             f"{machine.utilisation:.0%}; {cost.exchanged_bytes / 1e9:,.3g} GB a step in rings",
-            f"at {machine.bandwidth:g} GB/s, not beside computing; captions of {CAPTION} tokens, read in every "
-            f"step; {IN_FLIGHT} layers gathered at once.",
-            "Not in it: image codes (extracted once, before), loading, samples, checkpoints, what an allocator "
-            "keeps.",
+            f"at {machine.bandwidth:g} GB/s, not beside computing; captions of {CAPTION} tokens, read in "
+            f"every step; {IN_FLIGHT} layers gathered at once.",
+            "Not in it: image codes (extracted once, before), loading, samples, checkpoints, what an "
+            "allocator keeps.",
         ]
 
 

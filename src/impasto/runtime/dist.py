@@ -4,28 +4,21 @@ Each rank computes gradients on its share of a batch (shares of equal size), the
 averages them: the same numbers as one process on the whole batch. Every rank must call every function.
 """
 
-import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor
+from torch.distributed import ReduceOp
 
-from impasto.runtime.heartbeat import HeartBeat
+from impasto.runtime.process_group import RanksError, exchange, join, leave
 
 T = TypeVar("T")
 BUCKET_BYTES = 64 * 2**20
 TIMEOUT_VARIABLE = "IMPASTO_RANK_TIMEOUT"  # minutes that one rank waits for another
-
-_heartbeat: HeartBeat | None = None  # of the process group, of which a process has one
-
-
-class RanksError(ConnectionError):
-    """A process group that cannot be; the message is one line with the way out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +78,7 @@ class Ranks:
             return
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
         flags = [parameter.grad is not None for parameter in parameters]
-        used = torch.tensor(flags, dtype=torch.uint8, device=self.device)
-        with _exchange():
-            distributed.all_reduce(used, op=distributed.ReduceOp.MAX)
+        used = self._all_reduced(torch.tensor(flags, dtype=torch.uint8, device=self.device), ReduceOp.MAX)
         gradients = []
         for parameter, anywhere in zip(parameters, used.tolist(), strict=True):
             if anywhere:
@@ -95,9 +86,7 @@ class Ranks:
                     parameter.grad = torch.zeros_like(parameter)
                 gradients.append(parameter.grad)
         for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            with _exchange():
-                distributed.all_reduce(flat)
+            flat = self._all_reduced(torch.cat([gradient.reshape(-1) for gradient in bucket]))
             flat /= self.world_size
             parts = flat.split([gradient.numel() for gradient in bucket])
             torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(parts, bucket, strict=True)])
@@ -105,11 +94,7 @@ class Ranks:
     @torch.no_grad()
     def sum_across_ranks(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks, a new tensor without history."""
-        total = tensor.detach().clone()
-        if self._joined():
-            with _exchange():
-                distributed.all_reduce(total)
-        return total
+        return self._all_reduced(tensor.detach().clone())
 
     def total(self, count: int) -> int:
         """The sum of whole numbers over the ranks."""
@@ -118,10 +103,8 @@ class Ranks:
     @torch.no_grad()
     def mean_across_ranks(self, tensor: Tensor) -> Tensor:
         """The mean over the ranks, a new tensor without history."""
-        mean = tensor.detach().clone()
-        if self._joined():
-            with _exchange():
-                distributed.all_reduce(mean)
+        mean = self.sum_across_ranks(tensor)
+        if self.world_size > 1:
             mean /= self.world_size
         return mean
 
@@ -130,17 +113,15 @@ class Ranks:
         """Give all ranks the main one's values: once after the weights are made or loaded."""
         if self._joined():
             for tensor in tensors:
-                with _exchange():
+                with exchange():
                     distributed.broadcast(tensor, src=0)
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` holds on some rank: all stop when one got a signal."""
-        if not self._joined():
+        if self.world_size == 1:
             return flag
         anywhere = torch.tensor(flag, dtype=torch.uint8, device=self.device)
-        with _exchange():
-            distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
-        return bool(anywhere)
+        return bool(self._all_reduced(anywhere, ReduceOp.MAX))
 
     @torch.no_grad()
     def gather_rows(self, tensor: Tensor) -> Tensor:
@@ -149,7 +130,7 @@ class Ranks:
         if not self._joined():
             return tensor.detach()
         parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        with _exchange():
+        with exchange():
             distributed.all_gather(parts, tensor.detach().contiguous())
         return torch.cat(parts)
 
@@ -158,7 +139,7 @@ class Ranks:
         if not self._joined():
             return [item]
         items: list[Any] = [None] * self.world_size
-        with _exchange():
+        with exchange():
             distributed.all_gather_object(items, item)
         return items
 
@@ -170,62 +151,26 @@ class Ranks:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self._joined():
-            with _exchange():
+            with exchange():
                 distributed.barrier()
 
     def close(self) -> None:
         """Leave the process group, if it was joined."""
-        if self.world_size > 1 and distributed.is_initialized():
-            global _heartbeat
-            if _heartbeat is not None:
-                _heartbeat.stop()
-                _heartbeat = None
-            distributed.destroy_process_group()
+        if self.world_size > 1:
+            leave()
 
     def _joined(self) -> bool:
         """Join the process group unless this is the only process; whether there are others."""
-        if self.world_size == 1:
-            return False
-        if not distributed.is_initialized():
-            on_gpu = self.device.type == "cuda"
-            if on_gpu:
-                torch.cuda.set_device(self.device)
-            global _heartbeat
-            timeout = datetime.timedelta(minutes=self.timeout_minutes)
-            try:
-                store, _, _ = next(
-                    distributed.rendezvous("env://", self.rank, self.world_size, timeout=timeout)
-                )
-                distributed.init_process_group(
-                    "nccl" if on_gpu else "gloo",
-                    store=distributed.PrefixStore("group", store),
-                    rank=self.rank,
-                    world_size=self.world_size,
-                    timeout=timeout,
-                )
-            except (RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise RanksError(
-                    f"the {self.world_size} processes cannot connect: {reason}; use torchrun"
-                ) from error
-            _heartbeat = HeartBeat(store.clone(), self.rank, self.world_size)
-        return True
+        if self.world_size > 1:
+            join(self.rank, self.world_size, self.device, self.timeout_minutes)
+        return self.world_size > 1
 
-
-@contextmanager
-def _exchange() -> Iterator[None]:
-    """Around whatever waits for other ranks: RanksError naming the one that does not answer."""
-    if _heartbeat is not None:
-        _heartbeat.exchanges += 1
-    try:
-        yield
-    except RuntimeError as error:
-        if _heartbeat is None:
-            raise
-        raise RanksError(
-            f"{_heartbeat.listen()}; rank {_heartbeat.rank} stops. The last checkpoint is whole: the same "
-            f"command goes on from it ({str(error).strip().splitlines()[0][:160]})"
-        ) from error
+    def _all_reduced(self, tensor: Tensor, operation: ReduceOp.RedOpType = ReduceOp.SUM) -> Tensor:
+        """`tensor` itself, reduced over the ranks in place."""
+        if self._joined():
+            with exchange():
+                distributed.all_reduce(tensor, op=operation)
+        return tensor
 
 
 def _buckets(gradients: list[Tensor]) -> Iterable[list[Tensor]]:

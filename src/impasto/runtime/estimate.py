@@ -93,17 +93,16 @@ def _attention_backward_flops(_: Any, query: Any, key: Any, *__: Any, **___: Any
 class Work(TorchDispatchMode):
     """Counts, while it is active, floating point operations (a multiply-add is two) and the bytes that
     operations read and write, each by itself: what they would move if nothing stayed in a cache from one to
-    the next. Views move nothing. Unlike torch's counter it keeps nothing alive, and knows a CPU's attention."""
+    the next. Views move nothing. Keeps nothing alive and knows a CPU's attention, unlike torch's counter."""
 
     def __init__(self) -> None:
         super().__init__()
         self.flops = self.bytes = 0
-        aten = torch.ops.aten
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         self._counted = {
-            aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention_flops),
-            aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(
-                _attention_backward_flops
-            ),
+            attention: shape_wrapper(_attention_flops),
+            backward: shape_wrapper(_attention_backward_flops),
             **flop_registry,
         }
 

@@ -235,9 +235,11 @@ def _enlarge_tab(work: PageWork) -> None:
             source = gr.Image(label="Picture", type="filepath", sources=["upload", "clipboard"], height=280)
             scales = [(f"{scale} times as large", scale) for scale in work.engine.upscalers]
             scale = gr.Radio(scales, value=scales[-1][1], label="How large")
-            button = gr.Button("Enlarge", variant="primary")
+            button = gr.Button("Enlarge", variant="primary", elem_id="enlarge-button")
         with gr.Column(min_width=280):
-            result = gr.Image(label="Larger", type="filepath", interactive=False, buttons=["download"])
+            result = gr.Image(
+                label="Larger", type="filepath", interactive=False, buttons=["download"], elem_id="enlarged",
+            )  # fmt: skip
     button.click(
         lambda file, times: _saying(lambda: work.enlarge(file, int(times))), [source, scale], [result]
     )
