@@ -187,11 +187,14 @@ def measure(study: Study, run: StageRun, folder: Path) -> dict[str, Any]:
     and by place in the block; the oracle's scores and the mean squared error of pictures drawn from true low
     codes; steps and time of a picture."""
     pipe = MarsPipeline.from_pretrained(folder / "model")
-    found: dict[str, Any] = {"image_token_nll": {}, "nll_by_place": {}, "oracle": {}, "error": {}}
+    names = ("image_token_nll", "nll_by_place", "nll_of_pictures", "oracle", "error")
+    found: dict[str, Any] = {name: {} for name in names}
     for split, side in SIDES.items():
         pictures = _pictures(study, run, split)
         each = _likelihoods(pipe, run, pictures)
-        found["image_token_nll"][side] = asdict(bootstrap(each.mean((1, 2)).tolist()))
+        of_pictures = [round(value, 5) for value in each.mean((1, 2)).tolist()]
+        found["nll_of_pictures"][side] = of_pictures
+        found["image_token_nll"][side] = asdict(bootstrap(of_pictures))
         found["nll_by_place"][side] = each.mean((0, 1)).tolist()
         drawn = pictures.drawn(_reader(pipe), study.drawn)
         score = judge(to_images(drawn), pictures.captions[: study.drawn])
@@ -244,6 +247,22 @@ def _likelihoods(pipe: MarsPipeline, run: StageRun, pictures: EnlargedPictures) 
         found = -logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
         parts.append(found.unflatten(0, (len(ids), -1)))
     return torch.cat(parts)
+
+
+def differences(results: Path) -> list[str]:
+    """Nats a code of each cell less those of the block head, over the same pictures, with intervals."""
+    found = {
+        cell: read_result(results / f"{cell}.json")["measured"]["nll_of_pictures"]
+        for cell in CELLS
+        if (results / f"{cell}.json").is_file()
+    }
+    lines = []
+    for cell in found if "block" in found else ():
+        for side in SIDES.values() if cell != "block" else ():
+            pairs = zip(found[cell][side], found["block"][side], strict=True)
+            estimate = bootstrap([one - block for one, block in pairs])
+            lines.append(f"{cell} less block, {side}: {estimate} nats a code")
+    return lines
 
 
 def sheet(study: Study) -> Image.Image:
@@ -324,7 +343,7 @@ def _study(arguments: argparse.Namespace) -> int:
         raise ConfigError("--out is needed: the folder of the runs")
     results = results or out / "results"
     if arguments.table:
-        print(table(results, COLUMNS, CELLS))
+        _show(results)
         return 0
     cells = arguments.cells.split(",")
     for cell in cells:
@@ -348,8 +367,13 @@ def _study(arguments: argparse.Namespace) -> int:
             return 1
     if cells == list(CELLS):
         save_png(sheet(study), arguments.sheet or out / "sheet.png")
-    print(table(results, COLUMNS, CELLS))
+    _show(results)
     return 0
+
+
+def _show(results: Path) -> None:
+    print(table(results, COLUMNS, CELLS))
+    print("\n".join(["", *differences(results)]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
