@@ -38,6 +38,7 @@ class Job:
     folder_option: tuple[str, str] | None = None
 
     def command(self, name: str, folder: Path, quick: bool) -> list[str]:
+        folder = Path(os.path.relpath(folder))  # a result names its command, on any machine
         command = [sys.executable, "-m", f"benchmarks.{self.script}", *self.options]
         if self.folder_option is not None:
             option, file = self.folder_option
