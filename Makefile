@@ -7,12 +7,13 @@ WORKERS ?= 2
 READY := $(VENV)/.ready
 PROMPTS := "a red circle" "a blue square on a gray background" "a green star on a black background"
 
-.PHONY: demo test test-long check setup clean help
+.PHONY: demo test test-long bench check setup clean help
 
 help:
 	@echo "make demo       set up, then draw and describe with both shipped models, into demo/"
 	@echo "make test       set up, then lint, type check and the fast tests (under 12 minutes on two cores)"
 	@echo "make test-long  what takes longer, full-size checkpoints included (24 GiB of memory)"
+	@echo "make bench      every benchmark without a result, and benchmarks/RESULTS.md (BENCH=--quick: toy sizes)"
 
 # torch first: a package that asks for torch by itself would pull gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt $(WEIGHTS)
@@ -40,6 +41,10 @@ check: $(READY)
 
 test: check
 	$(BIN)/pytest -n $(WORKERS)
+
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement benchmarks/peers.txt
+	$(BIN)/python -m benchmarks.everything $(BENCH)
 
 test-long: $(READY)
 	$(BIN)/pytest -m long

@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ import torch
 from impasto.runtime.files import atomic_write_text
 
 DTYPES = ("float32", "bfloat16")
+PEERS = ("transformers", "gigagan-pytorch", "webdataset", "torch-fidelity", "diffusers", "duckdb")
 T = TypeVar("T")
 
 
@@ -115,8 +118,17 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: found for name in PEERS if (found := _version(name))},
         "command": " ".join(["python", *(Path(part).name for part in sys.argv[:1]), *sys.argv[1:]]),
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.common import Spread, arguments_of, write_result
-from PIL import Image, ImageDraw, ImageFont
+from benchmarks.plots import Line, chart
 
 from impasto.data.scene_source import SceneOptions, SceneSource
 from impasto.metrics.extractors import load_extractor
@@ -21,8 +21,6 @@ from impasto.metrics.kernel import kernel_distance
 
 COUNTS = (64, 128, 256, 512, 1024, 2048, 4096)
 SIDE, BATCH, PAIRS = 32, 64, 5
-WIDTH, HEIGHT, LEFT, BOTTOM, PAD = 640, 400, 70, 50, 24
-PAPER, INK, GRID, BLUE, ORANGE = (250, 249, 246), (40, 40, 40), (225, 224, 220), (0, 114, 178), (213, 94, 0)
 
 
 def scene_features(count: int) -> torch.Tensor:
@@ -63,46 +61,15 @@ def stats_of(features: torch.Tensor) -> FrechetStats:
     return stats
 
 
-def draw(rows: list[dict[str, float]]) -> Image.Image:
-    """Both axes logarithmic; the dashed line falls as one over the number of pictures."""
-    image = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=13)
-    counts, values = [row["pictures"] for row in rows], [row["frechet"] for row in rows]
-    low = 10 ** math.floor(math.log10(min(values)))
-    high = 10 ** math.ceil(math.log10(max(values)))
-
-    def place(count: float, value: float) -> tuple[float, float]:
-        across = math.log(count / counts[0]) / math.log(counts[-1] / counts[0])
-        up = math.log(max(value, low) / low) / math.log(high / low)
-        return LEFT + across * (WIDTH - LEFT - PAD), HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - 2 * PAD)
-
-    for count in counts:
-        x, y = place(count, low)
-        pen.line([(x, y), (x, PAD)], GRID)
-        pen.text((x - 4 * len(f"{count:,}"), y + 6), f"{count:,}", INK, font)
-    value = low
-    while value <= high:
-        x, y = place(counts[0], value)
-        pen.line([(x, y), (WIDTH - PAD, y)], GRID)
-        pen.text((10, y - 8), f"{value:,.10g}", INK, font)
-        value *= 10
-    last = place(counts[-1], values[-1])
-    first = place(counts[0], values[-1] * counts[-1] / counts[0])
-    for step in range(0, 40, 2):
-        ends = [
-            (first[0] + (last[0] - first[0]) * t, first[1] + (last[1] - first[1]) * t)
-            for t in (step / 40, (step + 1) / 40)
-        ]
-        if ends[0][1] >= PAD:
-            pen.line(ends, ORANGE, 2)
-    points = [place(count, value) for count, value in zip(counts, values, strict=True)]
-    pen.line(points, BLUE, 3)
-    for x, y in points:
-        pen.ellipse((x - 4, y - 4, x + 4, y + 4), BLUE)
-    pen.text((LEFT, 4), "FD-EffNetLite0 between two sets of one distribution (true value: 0)", INK, font)
-    pen.text((WIDTH - 330, PAD + 8), "dashed: one over the number of pictures", ORANGE, font)
-    pen.text((LEFT + 190, HEIGHT - 22), "pictures in each set", INK, font)
-    return image
+def draw(rows: list[dict[str, float]], path: Path) -> None:
+    """The curve, beside one over the number of pictures."""
+    points = [(row["pictures"], row["frechet"]) for row in rows]
+    last, least = points[-1]
+    falling = [(count, least * last / count) for count, _ in points]
+    lines = [Line("median", points), Line("one over the number", falling, "--")]
+    chart(
+        "FD-EffNetLite0 between two sets of one distribution (true value: 0)", "pictures in each", lines, path
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{row['pictures']:6,}  FD {spread}  KID {row['kid']:9.2e} +- {row['kid_half']:.1e}")
     write_result(arguments.json, {"rows": rows})
     if arguments.picture:
-        draw(rows).quantize(32).save(arguments.picture)
+        draw(rows, arguments.picture)
     return 0
 
 

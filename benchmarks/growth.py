@@ -17,6 +17,7 @@ out (`impasto.runtime.estimate`); of selecting and evaluating the peak of a proc
 import argparse
 import contextlib
 import io
+import json
 import multiprocessing
 import sys
 import tempfile
@@ -67,9 +68,14 @@ def at_resolution(side: int) -> dict[str, Any]:
     sides = [str(2**power) for power in range(2, side.bit_length())]
     blocks = {s: SIZES["small"]["num_block_per_res"].get(s, 1) for s in sides}
     attended = [s for s in sides if 8 <= int(s) <= ATTENDED]
+    kernels, experts = (
+        {s: SIZES["small"][name].get(s, 1) for s in sides} for name in ("num_adaptive_kernels", "num_experts")
+    )
     return {
         **SIZES["small"],
         "resolution": side,
+        "num_adaptive_kernels": kernels,
+        "num_experts": experts,
         "num_block_per_res": blocks,
         "ms_training_res": sides,
         "attn_resolutions": attended,
@@ -188,6 +194,8 @@ def main(argv: list[str] | None = None) -> int:
         "images": lambda: images(quick, arguments.most_images),
     }
     found: dict[str, list[Row]] = {}
+    if arguments.json is not None and arguments.json.is_file():  # what is not asked for stays
+        found = json.loads(arguments.json.read_text(encoding="utf-8"))["growth"]
     for name in arguments.only.split(","):
         found[name] = ways[name]()
         for row in found[name]:

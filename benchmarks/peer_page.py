@@ -37,7 +37,7 @@ def draw_page(out: Path, documents: Sequence[Row], prompts: Sequence[str]) -> st
     for place, panel in enumerate(panels):
         plot.paste(panel, (place * WIDTH, 0))
     save_png(plot.quantize(48), out / "peers.png")
-    save_png(_sheet(out, documents, prompts).quantize(128), out / "pictures.png")
+    save_png(_sheet(out, documents, prompts), out / "pictures.png")
     return _table(documents)
 
 

@@ -132,6 +132,7 @@ def batches(orders: Sequence[Order], batch_size: int) -> list[range]:
 
 
 def file_name(number: int) -> str:
+    """Of a picture by its number."""
     return f"{number:06d}.png"
 
 

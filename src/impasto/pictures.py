@@ -78,7 +78,7 @@ def contact_sheet(
     return sheet
 
 
-def story_sheet(stories: Sequence[Sequence[str | Image.Image]], cell: int = 96) -> Image.Image:
+def story_sheet(stories: Sequence[Sequence[str | Image.Image]], cell: int = 160) -> Image.Image:
     """A row for each story of texts and pictures: its pictures, its texts above them."""
     rows = [[part for part in story if not isinstance(part, str)] for story in stories]
     labels = [" | ".join(part for part in story if isinstance(part, str)) for story in stories]

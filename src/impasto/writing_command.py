@@ -65,14 +65,18 @@ def add_write(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 takes the likeliest (1)")
 
 
-def _mars(arguments: argparse.Namespace, what: str) -> Any:
-    """The pipeline that was asked for; ConfigError where it is of another family."""
-    import impasto
+def _check_family(arguments: argparse.Namespace, what: str) -> None:
+    """ConfigError where the model is of another family than MARS."""
     from impasto.loading import describe
 
     family = describe(arguments.model, arguments.settings).family
     if family.name != "mars":
         raise ConfigError(f"'{arguments.model}' is a model of the family {family.name}; only mars {what}")
+
+
+def _load(arguments: argparse.Namespace) -> Any:
+    import impasto
+
     pipe = impasto.load(arguments.model, arguments.settings)
     device = usable_device(arguments.device)
     return pipe.to(device, usable_dtype(arguments.dtype, device))
@@ -85,6 +89,7 @@ def _caption(arguments: argparse.Namespace) -> int:
         raise ConfigError("name pictures, a folder, or --list FILE")
     if arguments.batch_size < 1 or not 0 <= arguments.max_bad <= 1:
         raise ConfigError("--batch-size should be at least 1, and --max-bad a share, from 0 to 1")
+    _check_family(arguments, "describes")
     pictures = find_pictures(arguments.pictures, arguments.listed)
     languages = arguments.language or [None]
     if arguments.out is None:
@@ -106,7 +111,7 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 
 def _describer(arguments: argparse.Namespace) -> Callable[[Sequence[Any], str | None], list[str]]:
-    pipe = _mars(arguments, "describes")
+    pipe = _load(arguments)
     if not pipe.trained:
         print(f"'{pipe.name}' is untrained: its sentences describe no picture.", file=sys.stderr)
 
@@ -142,7 +147,8 @@ def _write(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out} is there already; name another folder")
     from impasto.stories import write_pages
 
-    pipe = _mars(arguments, "writes documents")
+    _check_family(arguments, "writes documents")
+    pipe = _load(arguments)
     guidance = pipe.config.guidance if arguments.guidance is None else arguments.guidance
     options = {"guidance": guidance, "temperature": arguments.temperature}
     limits = {"max_words": arguments.words, "max_pictures": arguments.pictures}

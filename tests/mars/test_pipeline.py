@@ -8,6 +8,8 @@ from impasto.config import ConfigError
 from impasto.mars.directories import MarsPipelineConfig
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.runs import debug_stage1, debug_tokenizer
+from impasto.mars.sequence import visual_positions
+from impasto.pictures import from_images
 from impasto.runtime.model_directory import ModelDirectoryError
 from tests.mars.models import scatter
 
@@ -52,6 +54,21 @@ def test_saved_and_loaded_it_is_the_same(pipe, tmp_path):
     (tmp_path / "notes/todo.txt").write_text("keep")
     with pytest.raises(ModelDirectoryError, match="not a model directory"):
         pipe.save_pretrained(tmp_path / "notes")
+
+
+def test_a_likelihood_is_that_of_every_code_in_turn(pipe):
+    pictures, prompts = pipe("a red circle", num_images=2), ["a red circle", "一个红色的圆"]
+    model, tokens = pipe.parts.model, pipe.config.model.tokens
+    expected = []
+    for picture, prompt in zip(pictures, prompts, strict=True):
+        codes = pipe.parts.tokenizer.encode(from_images([picture])).flatten()
+        text = pipe.prompts.encode(prompt)
+        row = torch.tensor([[*text, tokens.begin(0), *(codes + tokens.text).tolist()]])
+        with torch.no_grad():
+            hidden = model(row, visual_positions(tokens, row))[0, len(text) : -1]
+            logits = model.code_logits(hidden).log_softmax(-1)
+        expected.append(float(logits.gather(1, codes[:, None]).sum()))
+    assert pipe.likelihoods(pictures, prompts) == pytest.approx(expected, rel=1e-4)
 
 
 def test_captions_in_a_language(pipe):

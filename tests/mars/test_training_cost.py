@@ -86,7 +86,7 @@ def test_shards_hold_less_and_exchange_more(plain, quarter):
     assert shared.sharded and shared.kept_bytes == pytest.approx(quarter.kept_bytes / 4)
     assert plain.exchanged_bytes == 0
     assert quarter.exchanged_bytes == pytest.approx(1.5 * quarter.trained_bytes)
-    assert shared.exchanged_bytes == pytest.approx(0.75 * (5 * plain.weight_bytes + 2 * plain.trained_bytes))
+    assert shared.exchanged_bytes == pytest.approx(0.75 * (5 * plain.weight_bytes + plain.trained_bytes))
 
 
 def test_a_projection_adds_up(quarter):

@@ -184,6 +184,7 @@ def logged(folder: Path) -> dict[str, float]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m impasto.aurora.ablation", description=__doc__.split(":")[0]
     )

@@ -297,16 +297,6 @@ class Discriminator(nn.Module):
         pooled = features.tokens[1][:, 0, 0]
         return self.to_embedding(pooled.to(at_least_float32(pooled)))
 
-    def parameter_counts(self) -> dict[str, int]:
-        """Parameters of "trunk", "heads", "text", and "total"."""
-        heads = [*self.score_heads, *([] if self.to_embedding is None else [self.to_embedding])]
-        parts = {"trunk": self.stages, "heads": heads, "text": [self.text]}
-        counts = {
-            name: sum(p.numel() for part in modules for p in part.parameters())
-            for name, modules in parts.items()
-        }
-        return {**counts, "total": sum(counts.values())}
-
     def _check_level(self, side: int, image: Tensor) -> None:
         config = self.config
         if side not in config.resolutions:

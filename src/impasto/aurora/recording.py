@@ -152,6 +152,7 @@ class RunRecorder:
 
 
 def write_run_config(out: Path, name: str, state: TrainingState) -> None:
+    """The run's config.json: the preset's name, and everything that decides the run."""
     document = {"preset": name, **to_dict(state.run)}
     atomic_write_text(out / "config.json", json.dumps(document, indent=2) + "\n")
 

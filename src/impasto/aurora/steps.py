@@ -255,6 +255,7 @@ def expert_load(output: GeneratorOutput) -> dict[str, Tensor]:
 
 
 def detached(metrics: Metrics) -> Metrics:
+    """The same values without history."""
     return {name: value.detach() for name, value in metrics.items()}
 
 

@@ -91,6 +91,7 @@ def pack_records(
 
 
 def shard_name(number: int) -> str:
+    """As img2dataset names them."""
     return f"{number:05d}.tar"
 
 

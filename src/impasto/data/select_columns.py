@@ -85,6 +85,7 @@ def find_columns(
 
 
 def check_mapping(mapped: Mapping[str, str]) -> None:
+    """Raises ConfigError, with the nearest role, where one of the roles is none."""
     for role in mapped:
         if role not in ROLES:
             raise ConfigError(f"'{role}' is nothing a column can be; {nearest(role, ROLES)}")
@@ -100,6 +101,7 @@ def check_kept(file: str, kept: Sequence[str], names: Sequence[str]) -> None:
 
 
 def quoted(column: str) -> str:
+    """A column's name as SQL takes it, whatever is in it."""
     return '"' + column.replace('"', '""') + '"'
 
 

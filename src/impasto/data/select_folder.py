@@ -57,6 +57,7 @@ def workspace(out: Path) -> Iterator[Path]:
 
 
 def finished(out: Path) -> dict[str, Any] | None:
+    """What the folder says of the selection it holds; None if it holds none."""
     try:
         document = json.loads((out / DESCRIPTION).read_text("utf-8"))
         return document if document["made_of"]["made_by"] == MADE_BY else None

@@ -28,6 +28,8 @@ class Table:
 
 @contextmanager
 def open_database(work: Path, threads: int, memory: str) -> Iterator[Any]:
+    """A database of DuckDB in `work`, no extension fetched. Raises ConfigError without DuckDB or for what it
+    does not take, DataError where its memory is too little or a query fails."""
     try:
         import duckdb
     except ImportError:

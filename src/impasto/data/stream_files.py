@@ -123,6 +123,7 @@ def samples_of(address: str, faults: Faults) -> Iterator[dict[str, Any]]:
 
 
 def record_of(sample: Mapping[str, Any], address: str, caption_column: str) -> Record:
+    """A sample as `webdataset` gives it, {suffix: bytes}. Raises BadSampleError."""
     name = f"{public(address)}:{sample['__key__']}"
     picture = next((sample[kind[1:]] for kind in PICTURE_SUFFIXES if kind[1:] in sample), None)
     if picture is None:

@@ -17,6 +17,7 @@ Rows = dict[str, Any]
 
 
 def read_rows(name: str, key: str) -> dict[str, Rows]:
+    """Lines of JSON by what stands under `key`. Raises ConfigError, naming file and line."""
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"{name}: no such file")
@@ -31,12 +32,14 @@ def read_rows(name: str, key: str) -> dict[str, Rows]:
 
 
 def row_of(rows: Mapping[str, Rows], key: str, file: str) -> Rows:
+    """The row of a key. Raises ConfigError where the file has none."""
     if key not in rows:
         raise ConfigError(f"{file} says nothing of '{key}'")
     return rows[key]
 
 
 def detections_of(row: Rows, file: str) -> list[Detection]:
+    """The objects that a row lists. Raises ConfigError where they are not listed as they should be."""
     found = []
     try:
         for one in row["objects"]:

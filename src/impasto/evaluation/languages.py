@@ -103,7 +103,7 @@ def _table(found: Mapping[str, Consistency]) -> str:
             told = one.told_differences.get(language)
             lines += ["", f"{first} minus {language}, paired: {difference}; {one.verdict(language)}."]
             if told is not None:
-                lines += [f"A {first} caption tells {_plain(told)} nats more of its picture."]
+                lines += [f"A caption in {first} tells {_plain(told)} nats more of its picture."]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n\n"
 

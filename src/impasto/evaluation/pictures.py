@@ -23,6 +23,7 @@ from impasto.runtime.model_directory import is_model_directory
 
 
 def holds_pictures(path: Path) -> bool:
+    """Whether a path is a folder of PNG files, and no model."""
     return path.is_dir() and not is_model_directory(path) and any(path.glob("*.png"))
 
 

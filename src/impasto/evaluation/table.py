@@ -149,6 +149,7 @@ def read_report(name: str) -> dict[str, Any]:
 
 
 def report_file(name: str) -> Path:
+    """A report's JSON: in the folder that is named, or the file itself."""
     path = Path(name)
     return path / "report.json" if path.is_dir() else path
 

@@ -2,6 +2,7 @@
 passes and the optimiser's step run on tensors without data. Nothing is allocated and nothing is timed."""
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -100,9 +101,10 @@ class StageCost:
         share = (self.ranks - 1) / self.ranks
         if not self.sharded:
             return 2 * share * self.trained_bytes
-        walks = 3 + (2 if self.run.training.image_to_text else 0)  # captions, pictures, backward; and twice
-        gradients = 1 + bool(self.run.training.image_to_text)
-        return self.passes * share * (walks * self.weight_bytes + gradients * self.trained_bytes)
+        walks = 3  # captions, pictures, backward
+        if self.run.training.image_to_text:
+            walks += 2  # the described ones, and theirs
+        return self.passes * share * (walks * self.weight_bytes + self.trained_bytes)
 
 
 def stage_cost(run: StageRun, ranks: int = 1) -> StageCost:
@@ -117,7 +119,7 @@ def stage_cost(run: StageRun, ranks: int = 1) -> StageCost:
             f"training.batch={training.batch} should divide among --ranks {ranks} and micro-batches"
         )
     with FakeTensorMode():
-        model = MarsModel(run.model)
+        model = _model(run)
         layer = model.layers[0]
         weights, trained = parameter_bytes(model), _trained_bytes(model)
     return StageCost(
@@ -184,8 +186,14 @@ def _trace_at(run: StageRun, pictures: int, layers: int, sharded: bool) -> Trace
         return Trace(work.flops, work.bytes, updating.bytes, first, again, update_bytes)
 
 
+def _model(run: StageRun) -> MarsModel:
+    with warnings.catch_warnings():  # copies of layers without data
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        return MarsModel(run.model).train()
+
+
 def _state(run: StageRun, sharded: bool) -> StageState:
-    model = MarsModel(run.model).train()
+    model = _model(run)
     model.checkpoint_activations = run.training.checkpoint_activations
     words = Tokenizer(WordLevel({"word": 1}, unk_token="word"))
     words.pre_tokenizer = Whitespace()

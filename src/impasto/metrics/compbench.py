@@ -122,6 +122,7 @@ def kind_of_prompt(
 
 
 def list_key(prompt: str) -> str:
+    """A prompt as T2I-CompBench's own lists are keyed: the first sentence in small letters."""
     return prompt.strip().split(".")[0].lower()
 
 

@@ -66,6 +66,7 @@ def cached_features(
 
 
 def write_cache(path: Path, key: dict[str, Any], measured: SetFeatures) -> None:
+    """What was measured of a set, as one safetensors file; `key` says of what."""
     told = {
         "indices": measured.indices,
         "names": measured.names,

@@ -45,6 +45,7 @@ def curves(metrics: Path, out: Path) -> None:
             ax.axvline(images, color=INK, linewidth=0.6, linestyle=":")
         ax.set_title(title, fontsize=8, color=INK)
         ax.tick_params(labelsize=7)
+        ax.locator_params(axis="x", nbins=4)
     for ax in axes.flat[len(charts) :]:
         ax.set_axis_off()
     save_figure(figure, out)

@@ -158,6 +158,7 @@ def memory_bytes() -> dict[str, int]:
 
 
 def memory_line() -> str:
+    """What this process and its GPU hold, for people."""
     names = {"process": "memory", "gpu": "GPU"}
     return ", ".join(f"{names[name]} {size / 2**30:.1f} GiB" for name, size in memory_bytes().items())
 

@@ -24,6 +24,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
+    """Write UTF-8 to a file that is whole or as it was."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

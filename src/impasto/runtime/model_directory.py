@@ -25,6 +25,7 @@ class ModelDirectoryError(ValueError):
 
 
 def is_model_directory(path: Path) -> bool:
+    """Whether a configuration and weights lie there; neither is read."""
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
 

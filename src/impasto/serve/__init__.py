@@ -4,6 +4,6 @@ batching     one thread that owns the models, a bounded queue, micro-batches
 work         what the thread does: drawing, describing, writing, anything else
 engine       models by name, loading, checks, the safety filter
 schemas, errors, guard, limits, store, metrics, api    HTTP
-page, page_work    the web page
+page, page_work    the web page, and what its buttons do (page_queue, scratch)
 running, command   the process
 """

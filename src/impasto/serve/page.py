@@ -14,7 +14,8 @@ from fastapi import FastAPI
 
 from impasto.serve.engine import Engine
 from impasto.serve.limits import MOST_PICTURES
-from impasto.serve.page_work import STEPS, PageError, PageWork
+from impasto.serve.page_queue import PageError
+from impasto.serve.page_work import STEPS, PageWork
 
 HISTORY = 60  # pictures of one visit
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")

@@ -5,66 +5,29 @@ Everything goes through the engine, and so through the queue, the limits and the
 
 from __future__ import annotations
 
-import queue
-import secrets
-import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from PIL import Image
 
 from impasto.drawing import draw
-from impasto.pictures import contact_sheet, encode_png, from_images, open_picture, read_settings, to_images
-from impasto.serve.batching import ClosedError, QueueFullError
-from impasto.serve.engine import Engine, RefusedError, Served
+from impasto.pictures import contact_sheet, from_images, open_picture, read_settings, to_images
+from impasto.serve.engine import Engine, Served
 from impasto.serve.limits import MOST_PICTURES
+from impasto.serve.page_queue import ANSWER_SECONDS, PageError, PageQueue
+from impasto.serve.scratch import Scratch
 from impasto.serve.work import Finished, finish
 from impasto.upscaling.command import settings_of
 
 STEPS = 13  # of a walk
-KEPT_SECONDS = 3600.0
-ANSWER_SECONDS = 600.0
-LOADING_SECONDS = 120.0  # that the first visitor waits
 MOST_SIDE = 1024  # px, of a picture to enlarge
 SHOWN_SIDE = 256  # px, at least, of a single picture on the page
 
 Labelled = tuple[str, str]  # (file, label)
-
-
-class PageError(Exception):
-    """What the page tells in a sentence."""
-
-
-@dataclass
-class Scratch:
-    """Files for the page, deleted after an hour and at the end."""
-
-    _folder: Any = field(default_factory=lambda: tempfile.TemporaryDirectory(prefix="impasto-page-"))
-
-    def write(self, name: str, data: bytes) -> str:
-        """Its path."""
-        self._forget()
-        folder = Path(self._folder.name) / secrets.token_hex(8)
-        folder.mkdir()
-        (folder / name).write_bytes(data)
-        return str(folder / name)
-
-    def save(self, name: str, picture: Image.Image, settings: dict[str, Any] | None = None) -> str:
-        return self.write(name, encode_png(picture, settings))
-
-    def _forget(self) -> None:
-        for folder in Path(self._folder.name).iterdir():
-            try:
-                if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
-                    for file in folder.iterdir():
-                        file.unlink()
-                    folder.rmdir()
-            except OSError:
-                continue  # another thread was first
 
 
 @dataclass
@@ -75,11 +38,16 @@ class PageWork:
     most_characters: int
     scratch: Scratch = field(default_factory=Scratch)
 
+    @property
+    def queue(self) -> PageQueue:
+        """Of the engine."""
+        return PageQueue(self.engine)
+
     def draw(
         self, name: str, prompt: str, count: int, seed: int, scale: int, options: dict[str, Any]
     ) -> Iterator[list[Any]]:
         """Galleries: of MARS one after every row of codes, and at last the files."""
-        served = self._served(name)
+        served = self.queue.served(name)
         self._check(prompt, seed)
         if not 1 <= count <= MOST_PICTURES:
             raise PageError(f"1 to {MOST_PICTURES} pictures at a time")
@@ -90,23 +58,23 @@ class PageWork:
         if served.family == "mars":
             yield from self._draw_rows(served, prompt, seeds, scale, own)
         else:
-            found = self._answer(lambda: self.engine.draw(served, prompt, seeds, own, scale))
+            found = self.queue.answer(lambda: self.engine.draw(served, prompt, seeds, own, scale))
             yield self._files(served, found)
 
     def inside(self, name: str, prompt: str, seed: int, truncation: float) -> tuple[list[Labelled], str, str]:
         """Of an Aurora model: every level of the pyramid, the expert maps, their shares as a table."""
         from impasto.aurora.routing_maps import routes_sheet, shares_table
 
-        served = self._served(name)
+        served = self.queue.served(name)
         self._check(prompt, seed)
         pipe = served.pipe
 
         def work() -> tuple[Any, Any, str]:
             generation = pipe.generate(prompt, seed=seed, **_truncated(truncation))
-            self._screen([to_images(generation.images)[0]], prompt)
+            self.queue.screen([to_images(generation.images)[0]], prompt)
             return generation, routes_sheet(pipe, generation), shares_table(pipe, generation)
 
-        generation, sheet, table = self._alone(served, work)
+        generation, sheet, table = self.queue.alone(served, work)
         levels = []
         for side, batch in generation.pyramid.items():
             picture = _enlarged(to_images(batch)[0])
@@ -121,7 +89,7 @@ class PageWork:
         from impasto.animation import save_animation
         from impasto.aurora.latents import latents_of, walk_text, walk_z
 
-        served, told = self._served(name), _truncated(truncation).get("truncation")
+        served, told = self.queue.served(name), _truncated(truncation).get("truncation")
         for prompt in (first, second) if through == "text" else (first,):
             self._check(prompt, seed)
         pipe = served.pipe
@@ -134,10 +102,10 @@ class PageWork:
                 one, two = (latents_of(pipe, [first], [of], told) for of in (seed, seed + 1))
                 steps = walk_z(pipe, one, two, STEPS, told)
             pictures = [step.pictures()[0] for step in steps]
-            self._screen(pictures, first)
+            self.queue.screen(pictures, first)
             return pictures
 
-        pictures = self._alone(served, work, STEPS)
+        pictures = self.queue.alone(served, work, STEPS)
         settings = {"prompts": [first, second], "space": through, "seed": seed, "model": served.name}
         frames = [
             self.scratch.save(f"step-{number:02d}.png", _enlarged(picture), {**settings, "step": number})
@@ -157,7 +125,7 @@ class PageWork:
         if max(picture.size) > MOST_SIDE:
             raise PageError(f"pictures of at most {MOST_SIDE} px a side")
         served = self.engine.default
-        large = self._alone(served, lambda: to_images(upscaler.upscale(from_images([picture])))[0])
+        large = self.queue.alone(served, lambda: to_images(upscaler.upscale(from_images([picture])))[0])
         settings = {**_settings_of(str(file)), **settings_of(upscaler)}
         return self.scratch.save("enlarged.png", large, settings)
 
@@ -166,14 +134,14 @@ class PageWork:
         picture, served = self._opened(file), self.engine.describer()
         if served is None:
             raise PageError("no model of MARS is served")
-        return self._answer(lambda: self.engine.describe(served, picture, language))[0]
+        return self.queue.answer(lambda: self.engine.describe(served, picture, language))[0]
 
     def _draw_rows(
         self, served: Served, prompt: str, seeds: list[int], scale: int, options: dict[str, Any]
     ) -> Iterator[list[Any]]:
         """As the engine draws, with a look at every row."""
-        self._screen_prompt(prompt)
-        seen: queue.SimpleQueue[list[Image.Image]] = queue.SimpleQueue()
+        self.queue.screen_prompt(prompt)
+        seen: SimpleQueue[list[Image.Image]] = SimpleQueue()
         rows_of_one_batch = len(seeds) <= served.batch_size
 
         def work() -> list[Finished]:
@@ -189,15 +157,15 @@ class PageWork:
             return [finish(one, self.engine.safety) for one in drawn]
 
         show = rows_of_one_batch and self.engine.safety is None  # a filter sees whole pictures alone
-        future = self._submitted(lambda: self.engine.alone(served, work, len(seeds)))
+        future = self.queue.submitted(lambda: self.engine.alone(served, work, len(seeds)))
         until = time.monotonic() + ANSWER_SECONDS
         while not future.done() and time.monotonic() < until:
             try:
                 latest = seen.get(timeout=0.2)
-            except queue.Empty:
+            except Empty:
                 continue
             yield [(_enlarged(picture), "") for picture in latest]
-        yield self._files(served, self._result(future)[0])
+        yield self._files(served, self.queue.result(future)[0])
 
     def _files(self, served: Served, found: list[Finished]) -> list[Labelled]:
         refused = next((one.refused for one in found if one.refused), None)
@@ -208,38 +176,6 @@ class PageWork:
             for one in found
         ]
 
-    def _alone(self, served: Served, work: Any, weight: int = 1) -> Any:
-        return self._answer(lambda: self.engine.alone(served, work, weight))[0]
-
-    def _answer(self, submit: Any) -> Any:
-        return self._result(self._submitted(submit))
-
-    def _submitted(self, submit: Any) -> Future:
-        if not self.engine.ready.wait(LOADING_SECONDS):
-            raise PageError("the models are still being loaded; try again in a moment")
-        try:
-            return submit()
-        except QueueFullError as error:
-            raise PageError(f"too many wait; try again in {error.retry_after} s") from None
-        except ClosedError:
-            raise PageError("the server is shutting down") from None
-        except RefusedError as error:
-            raise PageError(str(error)) from None
-
-    def _result(self, future: Future) -> Any:
-        try:
-            return future.result(ANSWER_SECONDS)
-        except (RefusedError, ValueError) as error:
-            raise PageError(str(error)) from None
-        except TimeoutError:
-            future.cancel()
-            raise PageError("this took too long") from None
-
-    def _served(self, name: str) -> Served:
-        if name not in self.engine.models:
-            raise PageError("this model is not served")
-        return self.engine.models[name]
-
     def _check(self, prompt: str, seed: int) -> None:
         if not prompt:
             raise PageError("write a prompt first")
@@ -247,19 +183,7 @@ class PageWork:
             raise PageError(f"a prompt has at most {self.most_characters:,} characters")
         if not 0 <= seed < 2**32:
             raise PageError("a seed is a whole number from 0 to 4294967295")
-        self._screen_prompt(prompt)
-
-    def _screen_prompt(self, prompt: str) -> None:
-        try:
-            self.engine.check_prompt(prompt)
-        except RefusedError as error:
-            raise PageError(str(error)) from None
-
-    def _screen(self, pictures: list[Image.Image], prompt: str) -> None:
-        for picture in pictures:
-            reason = self.engine.refusal(picture, prompt)
-            if reason is not None:
-                raise RefusedError(reason)
+        self.queue.screen_prompt(prompt)
 
     def _opened(self, file: str | None) -> Image.Image:
         if not file:

@@ -36,6 +36,8 @@ class CacheError(ValueError):
 
 
 class Row(NamedTuple):
+    """The features of a text as the file keeps them."""
+
     key: bytes
     positions: int  # T kept of this text
     valid: int
@@ -153,6 +155,7 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
 
 def key_of(text: str) -> bytes:
+    """SHA-256 of a text: 32 bytes."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -176,6 +179,7 @@ def to_rows(keys: list[bytes], features: TextFeatures, *, with_padding: bool = F
 
 
 def to_features(rows: list[Row], width: int) -> TextFeatures:
+    """Rows back to features of tokens `width` wide, T as long as the longest of them."""
     tokens = torch.zeros(len(rows), max(row.positions for row in rows), width)
     for i, row in enumerate(rows):
         tokens[i, : row.positions] = _from_bytes(row.tokens).view(row.positions, width)

@@ -105,6 +105,7 @@ def features_path(folder: Path, encoder: TextEncoder, dtype: torch.dtype) -> Pat
 
 
 def command_for(set_name: str) -> str:
+    """What makes the features of a set."""
     return f"impasto data texts {set_name}"
 
 

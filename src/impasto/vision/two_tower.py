@@ -278,6 +278,7 @@ class TwoTower:
 
 
 def frozen_parts(config: TwoTowerConfig) -> tuple[ImageFeatures, TextEncoder]:
+    """The networks that are not trained: of pictures, of texts."""
     return ImageFeatures(config.backbone, config.side), load_encoder(TEXT_ENCODER)
 
 

@@ -46,6 +46,8 @@ class Drawing(NamedTuple):
 
 
 class Task(NamedTuple):
+    """A drawing to paint, its side in pixels, and what it stands on (RGB, 8 bits)."""
+
     drawing: Drawing
     size: int
     background: tuple[int, int, int]

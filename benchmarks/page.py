@@ -1,0 +1,358 @@
+"""benchmarks/RESULTS.md, from the files that the scripts have left."""
+
+import ast
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Spread
+
+from impasto.runtime.files import atomic_write_text
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = "RESULTS.md"
+Document = Mapping[str, Any]
+
+HEAD = """# What was measured
+
+Written by `make bench` (`python -m benchmarks.everything --page`) from the JSON files in `{folder}`;
+each has its command. Processor seconds, medians with the least and the most in brackets, one thread, fp32,
+unless a line says otherwise. The machine was shared: two hardware threads of one core under five to ten
+processes, which makes all processor seconds longer, by up to a half, and leaves the ratios of ways that take
+turns. Aims are the project's own; where one is missed its reason stands beside it.
+
+{versions}
+"""
+
+GPU = """## GPU
+
+No script was run on a GPU, so that no table has a column for one; [docs/gpu.md](../docs/gpu.md) lists what
+was run there and when.
+"""
+
+README_NUMBERS = (
+    ("Aurora on scenes 0.74 and 0.73, chance 0.04 and 0.14; MARS 0.16 and 0.16, chance 0.05 and 0.10",
+     "`impasto evaluate MODEL`: [models](../docs/models.md), cards in `src/impasto/models/`"),
+    ("images within 1e-5 of the recorded tensors", "`pytest tests/aurora/test_official.py`"),
+    ("21,760 emoji, 37,612 pictures", "`impasto data build openglyphs`: [data](../docs/data.md)"),
+    ("an hour or two for a 32 px model on a core or two", "[training](../docs/training.md), "
+     "[MARS](../docs/mars.md#what-mars-scenes-is): each run's seconds"),
+    ("tests under 12 minutes on two cores", "`make test`"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Aim:
+    """One promise: which result, what is read there, the bound; why it is missed, why it may be missing."""
+
+    text: str
+    result: str
+    value: Callable[[Document], float]
+    bound: float
+    at_least: bool = True
+    reason: str = ""
+    missing: str = ""
+
+    def row(self, found: Document | None) -> str:
+        """Of the table; `found` is None where the result is not there."""
+        try:
+            value = self.value(found or {})
+        except (KeyError, IndexError, StopIteration):
+            return f"| {self.text} | {self.bound:g} | not measured | {self.missing} |"
+        holds = value >= self.bound if self.at_least else value <= self.bound
+        sign = ">=" if self.at_least else "<="
+        said = "holds" if holds else f"missed. {self.reason}".strip()
+        return f"| {self.text} | {sign} {self.bound:g} | {value:.3g} | {said} |"
+
+
+def _first(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
+    return next(row for row in rows if all(row[name] == value for name, value in wanted.items()))
+
+
+def _sliced(experts: int, backward: bool) -> Callable[[Document], float]:
+    """Against dense, where an expert has at least 256 tokens, of the largest batch measured."""
+
+    def value(found: Document) -> float:
+        rows = [row for row in found["rows"] if row["experts"] == experts and row["backward"] == backward]
+        enough = [row for row in rows if row["tokens"] >= 256 * experts]
+        return max(enough, key=lambda row: row["tokens"])["against_dense"]["sliced"]
+
+    return value
+
+
+def _speed(batch: int, tokens: int) -> Callable[[Document], float]:
+    def value(found: Document) -> float:
+        row = _first(found["speeds"], batch=batch, tokens=tokens)
+        return row["transformers"]["processor"]["median"] / row["ours"]["processor"]["median"]
+
+    return value
+
+
+MATMULS = "Most of ours is matrix products at the rate their sizes allow (docs/aurora.md, roofline)"
+AIMS = (
+    Aim("generator, published size, batch 1: times the transcription's speed", "generator_full",
+        lambda d: d["rows"][0]["ratio"]["fp32"], 3.5, reason=MATMULS),
+    Aim("the same: processor seconds", "generator_full",
+        lambda d: d["rows"][0]["seconds"]["impasto_fp32"]["median"], 8, at_least=False,
+        reason="Seconds of a thread whose core others use; 7.5 on a quieter day (docs/aurora.md)"),
+    Aim("the same: GB at the peak of a process", "generator_full",
+        lambda d: d["processes"]["full_float32"]["peak_bytes"] / 1e9, 6, at_least=False),
+    Aim("the same in bf16: processor seconds", "generator_bfloat16",
+        lambda d: d["rows"][0]["seconds"]["impasto_bf16"]["median"], 2.5, at_least=False,
+        missing="This processor has no units for bf16 and takes 60 to 200 times as long as in fp32"),
+    Aim("generator, 32 px, batch 8: times the transcription's speed", "generator",
+        lambda d: _first(d["rows"], batch=8)["ratio"]["fp32"], 3, reason=MATMULS),
+    Aim("16 experts, forward, in units of the dense layer", "moe", _sliced(16, False), 1.15, at_least=False,
+        reason="With 256 tokens an expert routing and sorting weigh most; with 4,096 it was 0.92 "
+        "(docs/aurora.md)"),
+    Aim("16 experts, with backward", "moe", _sliced(16, True), 1.15, at_least=False),
+    Aim("64 experts, forward", "moe_many", _sliced(64, False), 1.3, at_least=False),
+    Aim("64 experts, with backward", "moe_many", _sliced(64, True), 1.3, at_least=False),
+    Aim("a training step: generator, times gigagan-pytorch's speed", "training",
+        lambda d: d["parts"]["generator"]["ratio"], 2),
+    Aim("discriminator", "training", lambda d: d["parts"]["discriminator"]["ratio"], 2),
+    Aim("penalty (R1)", "training", lambda d: d["parts"]["penalty"]["ratio"], 2,
+        reason="Convolutions and their second derivatives take half and more of it (docs/aurora.md)"),
+    Aim("reading pictures: times webdataset's speed", "data", lambda d: d["against_webdataset"], 0.95),
+    Aim("features of pictures: times a plain loop's speed", "evaluation",
+        lambda d: d["against_plain_loop"], 1),
+    Aim("the same: times torch-fidelity's reader", "evaluation", lambda d: d["against_torch_fidelity"], 1.2,
+        missing="torch-fidelity imports torchvision, which is not installed"),
+    Aim("MARS, 1 picture of 64 tokens: times the speed of transformers' generate", "mars", _speed(1, 64), 2,
+        reason="The gain is one batch for both branches of guidance; what is left are the same products"),
+    Aim("MARS, 8 pictures of 256 tokens", "mars", _speed(8, 256), 2,
+        reason="As above"),
+    Aim("estimator of MARS: largest error of memory, six configurations", "estimate",
+        lambda d: d["worst"]["memory"], 0.15, at_least=False),
+    Aim("the same: of time", "estimate", lambda d: d["worst"]["time"], 0.30, at_least=False),
+)  # fmt: skip
+
+
+def spread(found: Mapping[str, float]) -> str:
+    return str(Spread(**{name: found[name] for name in ("median", "least", "most")}))
+
+
+def table(head: str, rows: list[list[str]]) -> list[str]:
+    names = [name.strip() for name in head.split("|")]
+    return [
+        f"| {' | '.join(names)} |",
+        "|---" * len(names) + "|",
+        *(f"| {' | '.join(r)} |" for r in rows),
+        "",
+    ]
+
+
+def generator(found: Document) -> list[str]:
+    rows = [
+        [row["size"], str(row["batch"]), spread(row["seconds"]["impasto_fp32"]),
+         spread(row["seconds"]["transcription_fp32"]), f"{row['ratio']['fp32']:.2f}"]
+        for row in found["rows"]
+    ]  # fmt: skip
+    lines = table("size | batch | ours, s | transcription, s | ratio", rows)
+    for name, one in found["processes"].items():
+        peak, clock = one["peak_bytes"] / 1e9, one["start_processor_seconds"]
+        lines += [f"A process that opens {name} and draws: {peak:.2f} GB, open after {clock:.1f} s.", ""]
+    return lines
+
+
+def experts(found: Document) -> list[str]:
+    ways = list(found["rows"][0]["against_dense"])
+    rows = [
+        [str(row["experts"]), f"{row['tokens']:,}", "with backward" if row["backward"] else "forward",
+         spread(row["seconds"]["dense"]), *(f"{row['against_dense'][way]:.2f}" for way in ways)]
+        for row in found["rows"]
+    ]  # fmt: skip
+    return table(f"experts | tokens | | dense, s | {' | '.join(ways)}", rows)
+
+
+def training(found: Document) -> list[str]:
+    rows = [
+        [part, spread(one["impasto"]), spread(one["gigagan_pytorch"]) if "ratio" in one else "",
+         f"{one['ratio']:.2f}" if "ratio" in one else "not installed"]
+        for part, one in found["parts"].items()
+    ]  # fmt: skip
+    lines = table("part | ours, s | gigagan-pytorch, s | ratio", rows)
+    return [*lines, f"{found['side']} px, batch {found['batch']}; parameters {found['parameters']}.", ""]
+
+
+def data(found: Document) -> list[str]:
+    rows = [
+        [way, spread(one), f"{found['samples_per_core_second'][way]:.0f}"]
+        for way, one in found["seconds_a_batch"].items()
+    ]
+    return table("way | s a batch of 8 | samples a second", rows)
+
+
+def mars(found: Document) -> list[str]:
+    rows = []
+    for row in found["speeds"]:
+        ours = row["ours"]["processor"]
+        others = [row[name]["processor"] for name in ("transformers", "doubled")]
+        ratios = [f"{one['median'] / ours['median']:.2f}" for one in others]
+        rows.append([str(row["batch"]), str(row["tokens"]), spread(ours), spread(others[0]), *ratios])
+    return table("batch | tokens | ours, s | generate, s | ratio | ratio to generate, doubled batch", rows)
+
+
+def estimate(found: Document) -> list[str]:
+    rows = []
+    for number, row in enumerate(found["rows"]):
+        name, processes = row["configuration"]["name"], row["configuration"]["processes"]
+        kind = "calibrates" if number < found["calibrating"] else "" if processes == 1 else "memory alone"
+        time = [f"{row['predicted_seconds']:.2f}", f"{row['time_error']:+.1%}"]
+        rows.append(
+            [name, kind, f"{row['measured_megabytes']:.0f}", f"{row['predicted_megabytes']:.0f}",
+             f"{row['memory_error']:+.1%}", spread(row["measured_seconds"]),
+             *(time if processes == 1 else ["", ""])]
+        )  # fmt: skip
+    return table("configuration | | MB | said | error | s a step | said | error", rows)
+
+
+def roofline(found: Document) -> list[str]:
+    rows = []
+    for name, one in found["parts"].items():
+        top = ", ".join(
+            f"{operator['operator'].removeprefix('aten::').replace('|', '/')} {operator['share']:.0%}"
+            for operator in one["profile"]
+        )
+        rows.append(
+            [name, f"{one['gflop']:.2f}", f"{one['gigabytes']:.2f}", spread(one["seconds"]),
+             f"{one['share_of_matmul_rate']:.0%}", f"{one['share_of_bandwidth']:.0%}", top]
+        )  # fmt: skip
+    rate, speed = found["matmul_gflop_a_second"], found["copy_gigabytes_a_second"]
+    limits = f"Matmul {rate:.1f} GFLOP/s, copy {speed:.1f} GB/s."
+    return [
+        limits,
+        "",
+        *table("part | GFLOP | GB | s | of matmul | of bandwidth | operators' own time", rows),
+        "![roofline](results/roofline.png)",
+        "",
+    ]
+
+
+NOTES = {
+    "batch": "GB: live tensors, weights left out.",
+    "resolution": "Channels halve where the side doubles, so that each further level, one block, costs as "
+    "much as the last; attention and experts end at 32 px.",
+    "experts": "The compute that a token activates is the same; at 64 an expert has 64 tokens.",
+    "rows": "GB: the peak of the process.",
+    "images": "GB: the peak of the process, in which features are 5 KB a picture.",
+}
+
+
+def growth(found: Document) -> list[str]:
+    lines = []
+    for name, rows in found["growth"].items():
+        lines += [f"### {name}", "", NOTES[name], ""]
+        each = name not in ("resolution", "experts")
+        cells = []
+        for row in rows:
+            seconds = spread({**row, "median": row["seconds"]}) if "least" in row else f"{row['seconds']:.3g}"
+            cells.append([f"{row['size']:,}", seconds, f"{row['bytes'] / 1e9:.3f}"])
+            if each:
+                cells[-1].append(f"{row['seconds'] / row['size'] * 1e3:.3g}")
+        head = "size | s | GB" + (" | ms for each" if each else "")
+        lines += [*table(head, cells), f"![{name}](results/growth-{name}.png)", ""]
+    return lines
+
+
+def scaling(found: Document) -> list[str]:
+    rows = [
+        [processes, f"{one['pictures_per_second']:.1f}", f"{one['waiting']:.0%}", f"{one['exchanging']:.0%}"]
+        for processes, one in found["measured"].items()
+    ]
+    lines = table("processes | pictures a second (by the clock) | waiting | exchanging", rows)
+    return [*lines, f"{found['cores']} hardware threads, shared: speeds of several processes say little.", ""]
+
+
+def frechet_bias(found: Document) -> list[str]:
+    rows = []
+    for row in found["rows"]:
+        distance = Spread(row["frechet"], row["frechet_least"], row["frechet_most"])
+        rows.append([f"{row['pictures']:,}", str(distance)])
+    return table("pictures in each set | distance of equals", rows)
+
+
+def plain(found: Document) -> list[str]:
+    rows = [[name.replace("_", " "), f"{value:,.4g}"] for name, value in found.items() if _is_number(value)]
+    return table("measured | ", rows)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+SECTIONS: dict[str, Callable[[Document], list[str]]] = {
+    "generator_full": generator,
+    "generator": generator,
+    "moe": experts,
+    "moe_many": experts,
+    "training": training,
+    "mars": mars,
+    "data": data,
+    "data_select": plain,
+    "evaluation": plain,
+    "frechet_bias": frechet_bias,
+    "estimate": estimate,
+    "roofline": roofline,
+    "growth": growth,
+    "scaling": scaling,
+}
+
+
+def summary(script: str) -> str:
+    """The first sentences of a script's docstring, up to the first empty line."""
+    text = ast.get_docstring(ast.parse((HERE / f"{script}.py").read_text(encoding="utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def section(name: str, found: Document) -> list[str]:
+    script = found["command"].split()[1].removesuffix(".py")
+    command = found["command"].replace(f"{script}.py", f"-m benchmarks.{script}")
+    quick = " **Toy sizes (`--quick`): it ran, the numbers say nothing.**" if "--quick" in command else ""
+    about = [found.get("date", "no date"), found["processor"], f"threads: {found['threads']}"]
+    return [
+        f"## {name.replace('_', ' ')}",
+        "",
+        summary(script) + quick,
+        "",
+        f"`{command}`, {', '.join(about)}.",
+        "",
+        *SECTIONS.get(name, plain)(found),
+    ]
+
+
+def versions(documents: Mapping[str, Document]) -> str:
+    """All that the results name."""
+    found: dict[str, set[str]] = {}
+    for document in documents.values():
+        own = {"Python": document["python"], "torch": document["torch"], **document.get("versions", {})}
+        for name, version in own.items():
+            found.setdefault(name, set()).add(version)
+    return ", ".join(f"{name} {' and '.join(sorted(several))}" for name, several in found.items()) + "."
+
+
+def aims(documents: Mapping[str, Document]) -> list[str]:
+    lines = ["## Aims", "", "| aim | bound | measured | |", "|---|---|---|---|"]
+    lines += [aim.row(documents.get(aim.result)) for aim in AIMS]
+    return [*lines, ""]
+
+
+def write_page(folder: Path = RESULTS) -> Path:
+    """From every result in the folder. RESULTS.md lies beside the folder of the real ones, else inside it."""
+    documents = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
+    }
+    real = folder == RESULTS
+    lines = [HEAD.format(folder=f"benchmarks/{folder.name}", versions=versions(documents))]
+    if real:
+        lines += aims(documents)
+    for name in [*(n for n in SECTIONS if n in documents), *(n for n in documents if n not in SECTIONS)]:
+        lines += section(name, documents[name])
+    lines += [GPU, "## Numbers of the README", "", "| number | from |", "|---|---|"]
+    lines += [f"| {number} | {source} |" for number, source in README_NUMBERS]
+    page = (HERE if real else folder) / PAGE
+    atomic_write_text(page, "\n".join(lines) + "\n")
+    return page
