@@ -268,6 +268,7 @@ def differences(results: Path) -> list[str]:
 def sheet(study: Study) -> Image.Image:
     """Held-out scenes: low resolution, what each cell draws from it, real."""
     rows: list[list[Image.Image]] = []
+    shown = min(SHOWN, study.validated)
     labels: list[str] = []
     pictures = None
     for name, cell in CELLS.items():
@@ -275,12 +276,12 @@ def sheet(study: Study) -> Image.Image:
         pipe = MarsPipeline.from_pretrained(folder / "model")
         pictures = _pictures(study, run, "heldout")
         if not rows:
-            rows.append(to_images(pictures.shown_low(SHOWN)))
+            rows.append(to_images(pictures.shown_low(shown)))
             labels.append("low resolution, 64 px, held-out scenes")
-        rows.append(to_images(pictures.drawn(_reader(pipe), SHOWN)))
+        rows.append(to_images(pictures.drawn(_reader(pipe), shown)))
         labels.append(cell.summary)
     assert pictures is not None
-    rows.append(to_images(pictures.pictures[:SHOWN]))
+    rows.append(to_images(pictures.pictures[:shown]))
     labels.append("real, 128 px")
     return contact_sheet(rows, labels, cell=CELL_SIDE)
 
