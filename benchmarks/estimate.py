@@ -29,21 +29,15 @@ from typing import Any
 
 import torch
 from benchmarks.common import Spread, arguments_of, free_port, peak_memory, resident_memory, write_result
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
 from impasto.mars import trainer
 from impasto.mars.codes import CodeStore
 from impasto.mars.config import LanguageConfig, MarsConfig, VisualConfig
 from impasto.mars.initial import new_model
-from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.training_config import StageRun, StageTraining
-from impasto.mars.training_cost import CAPTION, StageCost, stage_cost
-from impasto.mars.training_state import StageState, make_optimizer
+from impasto.mars.training_cost import CAPTION, StageCost, bare_state, stage_cost
+from impasto.mars.training_state import StageState
 from impasto.runtime.dist import Ranks
-from impasto.runtime.guards import NonFiniteGuard
-from impasto.runtime.means import Means
 from impasto.runtime.sharding import shard
 
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
@@ -112,25 +106,13 @@ TINY = Configuration("tiny", 64, 2, 2, 4, described=0.25, codes=64)
 
 
 def state_of(run: StageRun, ranks: Ranks) -> StageState:
-    """As `StageState.fresh` makes it, of random weights."""
+    """Of random weights, shared out where the run says so."""
     model = new_model(run.model).train()
-    model.checkpoint_activations = run.training.checkpoint_activations
-    sharded = run.training.shard_model and ranks.world_size > 1
-    if sharded:
-        shard(model, model.layers, ranks)
-    words = Tokenizer(WordLevel({"word": 1}, unk_token="word"))
-    words.pre_tokenizer = Whitespace()
-    return StageState(
-        run=run,
-        model=model,
-        prompts=PromptTokeniser(words, run.model.language.vocabulary),
-        optimizer=make_optimizer(model, run.training.optimisation),
-        guard=NonFiniteGuard(),
-        prefixes=None,
-        means=Means(),
-        made_of={},
-        shards=ranks if sharded else None,
-    )
+    if not (run.training.shard_model and ranks.world_size > 1):
+        return bare_state(run, model, None)
+    model.checkpoint_activations = run.training.checkpoint_activations  # before layers are wrapped
+    shard(model, model.layers, ranks)
+    return bare_state(run, model, ranks)
 
 
 def train(configuration: Configuration, steps: int, ranks: Ranks) -> list[float]:

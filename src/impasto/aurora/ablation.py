@@ -20,7 +20,7 @@ from impasto.aurora.growing import down_to
 from impasto.aurora.launch import LaunchOptions, find_run, launch
 from impasto.aurora.pipeline import AuroraPipeline
 from impasto.aurora.training_config import AuroraRun
-from impasto.config import ConfigError, first_line, nearest, to_dict
+from impasto.config import ConfigError, first_line, to_dict
 from impasto.data.scene_source import SceneSource
 from impasto.errors import ExpectedError
 from impasto.metrics.features import picture_stats
@@ -29,7 +29,16 @@ from impasto.metrics.scenes import EVALUATION_STREAM, SEEN_SET, UNSEEN_SET, judg
 from impasto.pictures import to_images
 from impasto.runtime.files import atomic_write_text
 from impasto.runtime.log import read_metrics
-from impasto.runtime.results import figure, finite, read_result, table, training_seconds, versions
+from impasto.runtime.results import (
+    chosen_cells,
+    chosen_seeds,
+    figure,
+    finite,
+    read_result,
+    table,
+    training_seconds,
+    versions,
+)
 from impasto.vision.efficientnet import ImageFeatures
 
 PRESET = "aurora-scenes-32-growing"
@@ -216,16 +225,11 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def _run_cells(arguments: argparse.Namespace, results: Path) -> str:
-    cells = arguments.cells.split(",")
-    for cell in cells:
-        if cell not in CELLS:
-            raise ConfigError(f"no cell '{cell}'; {nearest(cell, CELLS)}")
-    if not all(seed.isdecimal() for seed in arguments.seeds.split(",")):
-        raise ConfigError(f"--seeds {arguments.seeds} should be whole numbers with commas between")
+    cells, seeds = chosen_cells(arguments.cells, CELLS), chosen_seeds(arguments.seeds)
     images, prompts = arguments.images, arguments.prompts
     if images < 64 or prompts < 16:
         raise ConfigError("--images should be at least 64, and --prompts 16")
-    for seed in map(int, arguments.seeds.split(",")):
+    for seed in seeds:
         for cell in cells:
             reason = run_cell(arguments.out, results, cell, seed, images, prompts, arguments.settings)
             if reason != "finished":

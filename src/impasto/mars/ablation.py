@@ -30,7 +30,15 @@ from impasto.mars.runs import RUNS
 from impasto.mars.texts import text_fingerprint
 from impasto.mars.training_config import StageRun
 from impasto.runtime.files import atomic_directory, atomic_write_text
-from impasto.runtime.results import finite, read_result, table, training_seconds, versions
+from impasto.runtime.results import (
+    chosen_cells,
+    chosen_seeds,
+    finite,
+    read_result,
+    table,
+    training_seconds,
+    versions,
+)
 
 
 @dataclass(frozen=True)
@@ -220,12 +228,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
     if arguments.table:
         print(table(results, COLUMNS, CELLS))
         return 0
-    cells = arguments.cells.split(",")
-    for cell in cells:
-        if cell not in CELLS:
-            raise ConfigError(f"no cell '{cell}'; {nearest(cell, CELLS)}")
-    if not all(seed.isdecimal() for seed in arguments.seeds.split(",")):
-        raise ConfigError(f"--seeds {arguments.seeds} should be whole numbers with commas between")
+    cells, seeds = chosen_cells(arguments.cells, CELLS), chosen_seeds(arguments.seeds)
     for name in ("tokens", "prompts"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"--{name} {getattr(arguments, name)} should be at least 1")
@@ -244,7 +247,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
         tokenizer=load_tokenizer(places[0]),
         language=load_language(places[1]),
     )
-    for seed in map(int, arguments.seeds.split(",")):
+    for seed in seeds:
         for cell in cells:
             reason = run_cell(ablation, cell, seed)
             if reason != "finished":

@@ -36,7 +36,7 @@ from impasto.metrics.intervals import bootstrap
 from impasto.metrics.scenes import EVALUATION_STREAM, judge
 from impasto.pictures import contact_sheet, save_png, to_images
 from impasto.runtime.files import atomic_directory, atomic_write_text
-from impasto.runtime.results import finite, read_result, table, training_seconds, versions
+from impasto.runtime.results import chosen_cells, finite, read_result, table, training_seconds, versions
 
 LANGUAGE = "mars-scenes"  # the shipped model whose language expert mars-nano takes
 
@@ -346,10 +346,7 @@ def _study(arguments: argparse.Namespace) -> int:
     if arguments.table:
         _show(results)
         return 0
-    cells = arguments.cells.split(",")
-    for cell in cells:
-        if cell not in CELLS:
-            raise ConfigError(f"no cell '{cell}'; {nearest(cell, CELLS)}")
+    cells = chosen_cells(arguments.cells, CELLS)
     if arguments.preset not in SETUPS:
         raise ConfigError(f"no --preset '{arguments.preset}'; {nearest(arguments.preset, SETUPS)}")
     if arguments.pictures < 1:

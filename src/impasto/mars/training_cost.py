@@ -193,7 +193,12 @@ def _model(run: StageRun) -> MarsModel:
 
 
 def _state(run: StageRun, sharded: bool) -> StageState:
-    model = _model(run)
+    # One process; that it is there keeps autocast from caching.
+    return bare_state(run, _model(run), Ranks() if sharded else None)
+
+
+def bare_state(run: StageRun, model: MarsModel, shards: Ranks | None) -> StageState:
+    """A run's state around a model of any weights, which knows one word and no captions: for its cost."""
     model.checkpoint_activations = run.training.checkpoint_activations
     words = Tokenizer(WordLevel({"word": 1}, unk_token="word"))
     words.pre_tokenizer = Whitespace()
@@ -206,7 +211,7 @@ def _state(run: StageRun, sharded: bool) -> StageState:
         prefixes=None,
         means=Means(),
         made_of={},
-        shards=Ranks() if sharded else None,  # one process; that it is there keeps autocast from caching
+        shards=shards,
     )
 
 
