@@ -6,11 +6,17 @@ from typing import Self
 
 import pytest
 import torch
-from tests.text.test_cache import NoisyEncoder, equal
+from tests.text.test_rows import NoisyEncoder, equal
 
 from impasto.text import TextFeatures, load_encoder
-from impasto.text.cache import CacheError
-from impasto.text.stored import BATCH, SingleEncoder, StoredEncoder, features_path, write_features
+from impasto.text.stored import (
+    BATCH,
+    CacheError,
+    SingleEncoder,
+    StoredEncoder,
+    features_path,
+    write_features,
+)
 
 TEXTS = ["a cat", "a very long text about a cat", "", "猫", "a cat"]
 FLOAT = torch.float32
@@ -150,6 +156,6 @@ def test_half_precision_features_are_refused(tmp_path: Path):
         def encode(self, texts: list[str]) -> TextFeatures:
             return super().encode(texts).to(dtype=torch.float16)
 
-    with pytest.raises(ValueError, match="keeps float32 features"):
+    with pytest.raises(ValueError, match="stored features are float32"):
         write_features(tmp_path / "x.sqlite", Half(), FLOAT, "set", TEXTS)
     assert not (tmp_path / "x.sqlite").exists()

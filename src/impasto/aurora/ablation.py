@@ -23,7 +23,7 @@ from impasto.aurora.training_config import AuroraRun
 from impasto.config import ConfigError, first_line, to_dict
 from impasto.data.scene_source import SceneSource
 from impasto.errors import ExpectedError
-from impasto.metrics.features import picture_stats
+from impasto.metrics.features import EXTRACTOR, SIDE, picture_stats
 from impasto.metrics.frechet import frechet_distance
 from impasto.metrics.scenes import EVALUATION_STREAM, SEEN_SET, UNSEEN_SET, judge, prompt_sets
 from impasto.pictures import to_images
@@ -95,8 +95,8 @@ CELLS = {
         ("growing.schedule=images", "growing.stage_images=1200"), "a new level every 1,200 images"
     ),
     "growing-reference": Cell(
-        ("growing.schedule=reference", "growing.check_every=400", "growing.max_images=1600"),
-        "a new level at 1.5 times the reference, or after 1,600 images",
+        ("growing.schedule=reference", "growing.check_every=400", "growing.max_images=1200"),
+        "a new level at 1.5 times the reference, or after 1,200 images",
     ),
 }
 COLUMNS = {
@@ -114,7 +114,7 @@ COLUMNS = {
     "seconds": ("seconds",),
 }
 SHOWN = ("oracle, seen", "oracle, unseen", "colours right", "FD-EffNetLite0", "due to noise")  # in the figure
-DEFAULT_IMAGES = 4_800  # about four minutes of one thread in fp32
+DEFAULT_IMAGES = 3_600  # about three minutes of one thread in fp32
 DEFAULT_PROMPTS = 200  # of each split, in the evaluation
 REAL = 2_000  # pictures that generated ones are held against
 PATHS = 32  # prompts whose ways are measured
@@ -161,7 +161,7 @@ def measure(run: AuroraRun, folder: Path, count: int) -> dict[str, Any]:
     noises = list(range(count))
     drawn = {name: pipe.generate(sets[name], seed=noises).pictures() for name in (SEEN_SET, UNSEEN_SET)}
     scores = {name: judge(pictures, sets[name]) for name, pictures in drawn.items()}
-    features = ImageFeatures("efficientnet-lite0")
+    features = ImageFeatures(EXTRACTOR, SIDE)
     side = pipe.config.resolution
     whole, _ = SceneSource(run.model.resolution, run.data, seed=EVALUATION_STREAM).batch(range(REAL))
     real = picture_stats(features, to_images(down_to(whole, side)))
@@ -200,7 +200,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the runs and their results")
     parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
     parser.add_argument("--seeds", default="0,1,2", help="by commas (default 0,1,2)")
-    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="of a run (default 4,800)")
+    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="of a run (default 3,600)")
     parser.add_argument("--prompts", type=int, default=DEFAULT_PROMPTS, help="asked of each split (200)")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="A.B=C")
     parser.add_argument("--results", type=Path, help="folder of the results (default: OUT/results)")

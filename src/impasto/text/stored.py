@@ -19,36 +19,44 @@ from urllib.parse import quote
 
 import torch
 
-from impasto.text.cache import (
-    INSERT,
-    SCHEMA,
-    CacheError,
-    WrappedEncoder,
-    key_of,
-    read_rows,
-    to_features,
-    to_rows,
-)
 from impasto.text.features import TextEncoder, TextFeatures, check_texts
+from impasto.text.rows import INSERT, SCHEMA, key_of, read_rows, to_features, to_rows
 
 ABOUT = "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
 BATCH = 256  # texts between two commits
 MEMO_BYTES = 64 << 20  # of texts that are encoded again and again
 
 
-class SingleEncoder(WrappedEncoder):
+class CacheError(ValueError):
+    """A file of features cannot be used; one line that names the file and the way out."""
+
+
+class SingleEncoder:
     """Any encoder, so that the features of a text depend on nothing else: on a CPU each distinct text goes
     through it alone, and the last ones (64 MiB) are remembered. Elsewhere it is the encoder itself."""
 
     def __init__(self, encoder: TextEncoder) -> None:
-        super().__init__(encoder)
+        self._encoder = encoder
         self._known: OrderedDict[str, TextFeatures] = OrderedDict()
         self._bytes = 0
+
+    @property
+    def width(self) -> int:
+        return self._encoder.width
+
+    @property
+    def fingerprint(self) -> str:
+        return self._encoder.fingerprint
+
+    @property
+    def device(self) -> torch.device:
+        return self._encoder.device
 
     def to(self, target: torch.device | torch.dtype | str) -> Self:
         self._known.clear()
         self._bytes = 0
-        return super().to(target)
+        self._encoder.to(target)
+        return self
 
     def encode(self, texts: list[str]) -> TextFeatures:
         check_texts(texts)
