@@ -13,7 +13,7 @@ help:
 	@echo "make demo       set up, then draw and describe with both shipped models, into demo/"
 	@echo "make test       set up, then lint, type check and the fast tests (under 12 minutes on two cores)"
 	@echo "make test-long  what takes longer, full-size checkpoints included (24 GiB of memory)"
-	@echo "make bench      every benchmark without a result, and benchmarks/RESULTS.md (BENCH=--quick: toy sizes)"
+	@echo "make bench      every benchmark and benchmarks/RESULTS.md; hours (BENCH=--quick: toy sizes, minutes)"
 
 # torch first: a package that asks for torch by itself would pull gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt $(WEIGHTS)

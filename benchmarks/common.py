@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import socket
 import statistics
@@ -112,10 +113,12 @@ def add_dtypes(parser: argparse.ArgumentParser) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What ratios depend on."""
+    """What ratios depend on; load: processes that wanted to run, over the last quarter of an hour."""
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[2], 1),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": datetime.now(UTC).date().isoformat(),

@@ -3,9 +3,10 @@
     make bench [BENCH='--quick']
     python -m benchmarks.everything [--quick] [--only NAMES] [--again] [--page]
 
-Each leaves benchmarks/results/NAME.json; one that is there is skipped unless `--again`, so that the same
-command goes on after it was stopped. benchmarks/RESULTS.md is written from whatever is there; `--page` does
-nothing else. With one thread (OMP_NUM_THREADS=1), because what the scripts compare is processor time.
+Each leaves NAME.json in benchmarks/results-new, where it is skipped unless `--again`, so that the same
+command goes on after it was stopped. When all that were asked for are there, they take the places of those in
+benchmarks/results, from which benchmarks/RESULTS.md is written; `--page` does nothing else. With one thread
+(OMP_NUM_THREADS=1), because what the scripts compare is processor time.
 
 Hours on one core; `--quick` runs each at toy size in a few minutes, into another folder, to see that it runs.
 """
@@ -15,13 +16,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.page import RESULTS, write_page
 
 HERE = Path(__file__).parent
-QUICK = HERE / "results-quick"
+UNFINISHED, QUICK = HERE / "results-new", HERE / "results-quick"
 HELPERS = {"__init__", "common", "plots", "page", "everything", "transcription"}
 NOT_HERE = {
     "order": "its exit status is its result (docs/evaluation.md)",
@@ -82,6 +84,15 @@ def run(name: str, folder: Path, quick: bool) -> int:
     return status
 
 
+def take_over(names: Sequence[str], found: Path, folder: Path) -> None:
+    """Results of these jobs and all pictures move from one folder into the other; what others left stays."""
+    folder.mkdir(exist_ok=True)
+    for file in [*(found / f"{name}.json" for name in names), *found.glob("*.png")]:
+        file.replace(folder / file.name)
+    if not any(found.iterdir()):
+        found.rmdir()
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -94,17 +105,25 @@ def main(argv: list[str] | None = None) -> int:
     names = arguments.only.split(",") if arguments.only else list(JOBS)
     if unknown := [name for name in names if name not in JOBS]:
         parser.error(f"no benchmark '{unknown[0]}'; there are {', '.join(JOBS)}")
-    folder = QUICK if arguments.quick else RESULTS
+    if not arguments.page and (failed := run_all(names, arguments.quick, arguments.again)):
+        print(f"failed: {', '.join(failed)}; repeat the command to run these alone")
+        return 1
+    print(f"{write_page(QUICK if arguments.quick else RESULTS)} is written")
+    return 0
+
+
+def run_all(names: Sequence[str], quick: bool, again: bool) -> list[str]:
+    """Every job that has no result yet; the names of those that failed."""
+    folder, failed = QUICK if quick else UNFINISHED, []
     folder.mkdir(exist_ok=True)
-    failed = []
-    for name in [] if arguments.page else names:
-        if (folder / f"{name}.json").is_file() and not arguments.again:
+    for name in names:
+        if (folder / f"{name}.json").is_file() and not again:
             print(f"== {name}: there already")
-        elif run(name, folder, arguments.quick):
+        elif run(name, folder, quick):
             failed.append(name)
-    page = write_page(folder)
-    print(f"{page} is written" + (f"; failed: {', '.join(failed)}" if failed else ""))
-    return 1 if failed else 0
+    if not failed and not quick:
+        take_over(names, folder, RESULTS)
+    return failed
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ HEAD = """# What was measured
 
 Written by `make bench` (`python -m benchmarks.everything --page`) from the JSON files in `{folder}`;
 each has its command. Processor seconds, medians with the least and the most in brackets, one thread, fp32,
-unless a line says otherwise. The machine was shared: two hardware threads of one core under five to ten
-processes, which makes all processor seconds longer, by up to a half, and leaves the ratios of ways that take
+unless a line says otherwise. Load is of the last quarter of an hour: above 1, other work shared the
+processor, which makes all processor seconds longer, by up to a half, and leaves the ratios of ways that take
 turns. Aims are the project's own; where one is missed its reason stands beside it.
 
 {versions}
@@ -312,7 +312,8 @@ def section(name: str, found: Document) -> list[str]:
     script = found["command"].split()[1].removesuffix(".py")
     command = found["command"].replace(f"{script}.py", f"-m benchmarks.{script}")
     quick = " **Toy sizes (`--quick`): it ran, the numbers say nothing.**" if "--quick" in command else ""
-    about = [found.get("date", "no date"), found["processor"], f"threads: {found['threads']}"]
+    load = f"load: {found.get('load', 'not noted, 5 to 10')}"
+    about = [found.get("date", "no date"), found["processor"], f"threads: {found['threads']}", load]
     return [
         f"## {name.replace('_', ' ')}",
         "",

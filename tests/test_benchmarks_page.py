@@ -52,6 +52,35 @@ def test_what_has_a_result_is_skipped_and_a_failure_stops_nothing(tmp_path, monk
         everything.main(["--only", "dta"])
 
 
+def test_finished_results_take_the_places_of_old_ones_together(tmp_path, monkeypatch):
+    new, kept = tmp_path / "new", tmp_path / "kept"
+    kept.mkdir()
+    (kept / "data.json").write_text(json.dumps({**DATA, "against_webdataset": 0.1}))
+    (kept / "mars.json").write_text("{}")
+
+    def run(command, env):
+        if fails and command[2] == "benchmarks.growth":
+            return SimpleNamespace(returncode=1)
+        name = command[2].removeprefix("benchmarks.")
+        (new / f"{name}.json").write_text(json.dumps(DATA))
+        (new / f"{name}.png").write_text("")
+        return SimpleNamespace(returncode=0)
+
+    for name, folder in (("UNFINISHED", new), ("RESULTS", kept)):
+        monkeypatch.setattr(everything, name, folder)
+    monkeypatch.setattr(everything, "write_page", lambda folder: folder / "page")
+    monkeypatch.setattr(subprocess, "run", run)
+    fails, arguments = True, ["--only", "data,growth"]
+    assert everything.main(arguments) == 1
+    assert json.loads((kept / "data.json").read_text())["against_webdataset"] == 0.1
+    fails = False
+    assert everything.main(arguments) == 0 and not new.exists()
+    assert json.loads((kept / "data.json").read_text()) == DATA
+    assert {path.name for path in kept.iterdir()} == {
+        "data.json", "data.png", "growth.json", "growth.png", "mars.json",
+    }  # fmt: skip
+
+
 def test_the_page_judges_what_is_there_and_names_what_is_not(tmp_path, monkeypatch):
     folder = tmp_path / "results"
     folder.mkdir()
