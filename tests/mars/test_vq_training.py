@@ -10,18 +10,12 @@ import torch
 from impasto.config import ConfigError, from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions, SceneSource
 from impasto.mars import vq_training
+from impasto.mars.extraction import extract_codes
 from impasto.mars.vq import VQConfig
 from impasto.mars.vq_losses import ObjectiveConfig, PatchDiscriminatorConfig
-from impasto.mars.vq_training import (
-    TokenizerRun,
-    TokenizerState,
-    TokenizerTraining,
-    extract_codes,
-    step,
-    train_tokenizer,
-    vq_16_run,
-    vq_nano_32_run,
-)
+from impasto.mars.vq_runs import TokenizerRun, TokenizerTraining, vq_16_run, vq_nano_32_run
+from impasto.mars.vq_state import TokenizerState
+from impasto.mars.vq_training import step, train_tokenizer
 from impasto.runtime.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful, NonFiniteError

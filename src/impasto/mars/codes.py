@@ -23,8 +23,8 @@ from impasto.data.source import DataSource
 from impasto.data.stories import StorySource
 from impasto.data.training_set import made_of
 from impasto.mars.directories import TokenizerPart
+from impasto.mars.extraction import Source, extract_codes
 from impasto.mars.training_config import StageRun
-from impasto.mars.vq_training import Source, extract_codes
 from impasto.runtime.files import atomic_directory
 
 CODES, INDEX, FORMAT = "codes", "index.json", 1

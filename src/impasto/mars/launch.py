@@ -36,7 +36,7 @@ from impasto.mars.superres_recording import SuperResolutionRecorder, cascade_con
 from impasto.mars.trainer import train
 from impasto.mars.training_config import LanguageRun, StageRun
 from impasto.mars.training_state import StageState
-from impasto.mars.vq_training import TokenizerRun
+from impasto.mars.vq_runs import TokenizerRun
 from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful

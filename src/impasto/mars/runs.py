@@ -11,7 +11,7 @@ from impasto.mars.presets import mars_nano
 from impasto.mars.training_config import LanguageRun, LanguageTraining, Optimisation, StageRun, StageTraining
 from impasto.mars.vq import VQConfig
 from impasto.mars.vq_losses import ObjectiveConfig, PatchDiscriminatorConfig
-from impasto.mars.vq_training import TokenizerRun, TokenizerTraining, vq_nano_32_run
+from impasto.mars.vq_runs import TokenizerRun, TokenizerTraining, vq_16_run, vq_nano_32_run
 
 MarsRun = TokenizerRun | LanguageRun | StageRun
 
@@ -203,6 +203,7 @@ def debug_stage3() -> StageRun:
 
 
 RUNS: dict[str, Callable[[], MarsRun]] = {
+    "mars-7b/tokenizer": vq_16_run,
     "mars-7b/stage1": seven_billion_stage1,
     "mars-7b/stage2": seven_billion_stage2,
     "mars-7b/stage3": seven_billion_stage3,

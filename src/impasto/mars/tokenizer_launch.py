@@ -13,7 +13,9 @@ from impasto.data.training_set import TrainingSet
 from impasto.data.training_set import provenance as data_provenance
 from impasto.mars.directories import TOKENIZER_FAMILY, find_directory, load_tokenizer, save_directory
 from impasto.mars.run_folder import LaunchOptions, RunLog, checkpoint_to_resume, start_folder, start_of
-from impasto.mars.vq_training import TokenizerRun, TokenizerState, train_tokenizer
+from impasto.mars.vq_runs import TokenizerRun
+from impasto.mars.vq_state import TokenizerState
+from impasto.mars.vq_training import train_tokenizer
 from impasto.pictures import contact_sheet, to_images
 from impasto.runtime.display import TrainingDisplay
 from impasto.runtime.dist import Ranks

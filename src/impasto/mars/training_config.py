@@ -1,6 +1,6 @@
 """What the training runs of MARS are: the language model of one's own, and the visual expert.
 
-The image tokenizer's is in `vq_training`. Tags say where a number comes from: "paper", "peer" (a published
+The image tokenizer's is in `vq_runs`. Tags say where a number comes from: "paper", "peer" (a published
 comparable system), "ours" (chosen here), "guess".
 """
 

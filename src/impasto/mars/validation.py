@@ -12,12 +12,12 @@ from impasto.data.source import DataSource
 from impasto.mars.analysis import Drift, measure_drift
 from impasto.mars.codes import resolution_of
 from impasto.mars.directories import TokenizerPart
+from impasto.mars.extraction import extract_codes
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.prompts import PromptTokeniser
 from impasto.mars.semvie import MarsModel
 from impasto.mars.sequence import SequenceBatch, image_to_text, text_to_image
 from impasto.mars.training_config import StageRun
-from impasto.mars.vq_training import extract_codes
 from impasto.metrics.scene_captions import is_true
 from impasto.pictures import to_images
 

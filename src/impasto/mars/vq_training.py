@@ -1,49 +1,28 @@
 """Training of the image tokenizer. Images are the clock; every random number of a step is drawn from (seed,
 images seen), so that a resumed run repeats what an uninterrupted one does, bit for bit on a CPU."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
-from impasto.config import ConfigError, to_dict
-from impasto.data.options import DatasetOptions
-from impasto.data.scene_source import SceneOptions
-from impasto.mars.vq import CodeUsage, VQConfig, VQOutput, VQTokenizer, vq_16, vq_nano_32
+from impasto.config import ConfigError
+from impasto.mars.extraction import Source
+from impasto.mars.vq import CodeUsage, VQOutput
 from impasto.mars.vq_losses import (
     FeatureMaps,
-    ObjectiveConfig,
-    PatchDiscriminator,
-    PatchDiscriminatorConfig,
     PerceptualDistance,
     discriminator_losses,
     peak_signal_to_noise,
     tokenizer_losses,
 )
-from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from impasto.mars.vq_state import TokenizerState
 from impasto.runtime.dist import Ranks
-from impasto.runtime.guards import Deadline, Graceful, NonFiniteGuard
+from impasto.runtime.guards import Deadline, Graceful
 from impasto.runtime.loop import run_steps
-from impasto.runtime.means import Means
 from impasto.runtime.streams import random_stream
-from impasto.runtime.training_state import load_optimizer, optimizer_tensors
-
-CODEBOOK = "quantizer.embedding.weight"
-
-
-class Source(Protocol):
-    """Endless pictures with captions: position n of the global order is the same in every run and rank."""
-
-    def batch(self, positions: Sequence[int]) -> tuple[Tensor, list[str]]:
-        """Pictures [len, 3, R, R] in [-1, 1] and one caption each."""
-        ...
 
 
 class Recorder(Protocol):
@@ -53,193 +32,6 @@ class Recorder(Protocol):
     def samples(self, state: "TokenizerState") -> None: ...
     def checkpoint(self, state: "TokenizerState") -> None: ...
     def tick(self, images: int) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerTraining:
-    """Defaults are LlamaGen's recipe for VQ-16. All lengths and intervals count images."""
-
-    images: int = 51_200_000  # LlamaGen: 40 epochs of ImageNet
-    batch: int = 128  # LlamaGen
-    micro_batch: int | None = None  # gradient accumulation: images per pass, on each rank; None: all at once
-    seed: int = 0
-    learning_rate: float = 1e-4  # LlamaGen, for both networks
-    warm_up: int = 0  # images over which the rate rises from zero
-    final_rate: float = 1.0  # share of the learning rate left at the end, after a cosine; 1: constant
-    beta1: float = 0.9  # LlamaGen
-    beta2: float = 0.95  # LlamaGen
-    weight_decay: float = 0.05  # LlamaGen; here on weights of two or more axes, and not on the codes (ours)
-    clip: float = 1.0  # LlamaGen: largest norm of the gradients
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    revive_every: int = 12_800  # ours; 0: dead codes stay dead
-    revive_after: int = 12_800  # images during which a code was not used once
-    bfloat16: bool = False  # autocast; the lookup and all losses stay in fp32
-    log_every: int = 12_800
-    sample_every: int = 1_280_000
-    checkpoint_every: int = 1_280_000
-    keep_checkpoints: int = 2
-    max_bad_steps: int = 10  # consecutive steps with non-finite gradients before a run stops
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.images < 1:
-            raise ConfigError("training.batch and training.images should be at least 1")
-        for name in ("log_every", "sample_every", "checkpoint_every", "revive_every"):
-            value = getattr(self, name)
-            if value % self.batch or (value <= 0 and name != "revive_every"):
-                raise ConfigError(f"training.{name}={value} should be a multiple of batch={self.batch}")
-        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
-            raise ConfigError(f"training.micro_batch={self.micro_batch} should divide batch={self.batch}")
-
-    def learning_rate_at(self, images: int) -> float:
-        """The rate of the step that starts after `images` images: a linear rise, then half a cosine."""
-        if images < self.warm_up:
-            return self.learning_rate * (images + self.batch) / (self.warm_up + self.batch)
-        done = min((images - self.warm_up) / max(self.images - self.warm_up, 1), 1.0)
-        share = self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * done)) / 2
-        return self.learning_rate * share
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerRun:
-    """Everything that decides a run; saved as the run's config.json."""
-
-    resolution: int = 256
-    model: VQConfig = field(default_factory=vq_16)
-    discriminator: PatchDiscriminatorConfig = field(default_factory=PatchDiscriminatorConfig)
-    data: SceneOptions = field(default_factory=SceneOptions)  # --data scenes
-    dataset: DatasetOptions = field(default_factory=DatasetOptions)  # any other --data
-    training: TokenizerTraining = field(default_factory=TokenizerTraining)
-
-    def __post_init__(self) -> None:
-        if self.resolution % self.model.factor:
-            raise ConfigError(f"resolution={self.resolution} should divide by f={self.model.factor}")
-
-
-def vq_16_run() -> TokenizerRun:
-    """LlamaGen's recipe at 256 px with the paper's number of codes."""
-    return TokenizerRun()
-
-
-def vq_nano_32_run() -> TokenizerRun:
-    """Scenes of up to two plain objects at 32 px, for one CPU core; no perceptual and no adversarial part."""
-    return TokenizerRun(
-        resolution=32,
-        model=vq_nano_32(),
-        discriminator=PatchDiscriminatorConfig(channels=32, layers=2),
-        data=SceneOptions(max_objects=2, textures=False),
-        training=TokenizerTraining(
-            images=64_000,
-            batch=16,
-            learning_rate=4e-3,
-            warm_up=800,
-            final_rate=0.02,
-            objective=ObjectiveConfig(perceptual_weight=0.0, adversarial_weight=0.0),
-            revive_every=640,
-            revive_after=1_600,
-            log_every=640,
-            sample_every=3_200,
-            checkpoint_every=3_200,
-        ),
-    )
-
-
-@dataclass
-class TokenizerState:
-    """Everything that a checkpoint holds."""
-
-    run: TokenizerRun
-    tokenizer: VQTokenizer
-    discriminator: PatchDiscriminator
-    tokenizer_optimizer: Optimizer
-    discriminator_optimizer: Optimizer
-    usage: CodeUsage  # of all ranks, since the last log line
-    idle: Tensor  # [codes] int64: images since a code was last used
-    guards: dict[str, NonFiniteGuard]
-    means: Means  # of metrics since the last log line
-    images: int = 0
-    last_checkpoint: Path | None = None
-
-    @classmethod
-    def fresh(
-        cls,
-        run: TokenizerRun,
-        device: torch.device,
-        initial: Mapping[str, Mapping[str, Tensor]] | None = None,
-    ) -> "TokenizerState":
-        """Networks initialised from the run's seed; `initial` gives weights for fine-tuning, by network."""
-        training = run.training
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
-            tokenizer, discriminator = VQTokenizer(run.model), PatchDiscriminator(run.discriminator)
-        for name, network in {"tokenizer": tokenizer, "discriminator": discriminator}.items():
-            if initial and name in initial:
-                network.load_state_dict(initial[name])
-        tokenizer.to(device).train()
-        discriminator.to(device).train()
-        return cls(
-            run=run,
-            tokenizer=tokenizer,
-            discriminator=discriminator,
-            tokenizer_optimizer=_optimizer(tokenizer, training),
-            discriminator_optimizer=_optimizer(discriminator, training),
-            usage=CodeUsage(run.model.codes, device),
-            idle=torch.zeros(run.model.codes, dtype=torch.int64, device=device),
-            guards={
-                name: NonFiniteGuard(training.max_bad_steps, f"gradients of the {name}")
-                for name in ("tokenizer", "discriminator")
-            },
-            means=Means(),
-        )
-
-    def take_metrics(self, ranks: Ranks) -> dict[str, float]:
-        """Means of the metrics since the last call, and the codes used since then; both start anew."""
-        means = self.means.take(ranks)
-        means |= {"codes/used": float(self.usage.used), "codes/perplexity": self.usage.perplexity}
-        self.usage.reset()
-        return means
-
-    def save(self, out: Path, extra: Mapping[str, Any]) -> Path:
-        """Write a checkpoint and return its folder."""
-        tensors: dict[str, Mapping[str, Tensor]] = {}
-        documents: dict[str, Any] = {}
-        for name, network, optimizer in self._trained():
-            tensors[name] = network.state_dict()
-            tensors[f"{name}_optimizer"], documents[f"{name}_optimizer"] = optimizer_tensors(
-                optimizer, network.named_parameters()
-            )
-        tensors["codes"] = {"usage": self.usage.counts, "idle": self.idle}
-        documents |= {
-            "config": to_dict(self.run),
-            "images": self.images,
-            "guards": {name: guard.state_dict() for name, guard in self.guards.items()},
-            **self.means.state_dict(),
-        }
-        self.last_checkpoint = save_checkpoint(out, self.images, tensors, {**documents, **extra})
-        return self.last_checkpoint
-
-    def restore(self, checkpoint: Path) -> dict[str, Any]:
-        """Take up a verified checkpoint of the same networks; returns its JSON state. CheckpointError where
-        it is of others."""
-        tensors, state = load_checkpoint(checkpoint, verified=True)
-        for name, network, optimizer in self._trained():
-            try:
-                network.load_state_dict(tensors[name])
-            except RuntimeError as error:
-                reason = str(error).splitlines()[-1].strip()
-                raise CheckpointError(f"{checkpoint} is of another {name}: {reason}") from None
-            named, key = network.named_parameters(), f"{name}_optimizer"
-            load_optimizer(optimizer, named, tensors[key], state[key], options=False)
-        self.usage.counts.copy_(tensors["codes"]["usage"])
-        self.idle.copy_(tensors["codes"]["idle"])
-        for name, guard in self.guards.items():
-            guard.load_state_dict(state["guards"][name])
-        self.means.load_state_dict(state)
-        self.images, self.last_checkpoint = state["images"], checkpoint
-        return state
-
-    def _trained(self) -> Iterator[tuple[str, nn.Module, Optimizer]]:
-        yield "tokenizer", self.tokenizer, self.tokenizer_optimizer
-        yield "discriminator", self.discriminator, self.discriminator_optimizer
 
 
 def train_tokenizer(
@@ -345,44 +137,6 @@ def discriminator_backward(
     return terms
 
 
-class ExtractedCodes(NamedTuple):
-    """codes [n, h, w] uint16 and the n captions of the same positions; low: codes of the same pictures in low
-    resolution, if they were asked for."""
-
-    codes: np.ndarray
-    captions: list[str]
-    low: np.ndarray | None = None
-
-
-@torch.no_grad()
-def extract_codes(
-    tokenizer: VQTokenizer,
-    source: Source,
-    positions: Sequence[int],
-    *,
-    batch: int = 64,
-    low_ratio: int | None = None,
-) -> ExtractedCodes:
-    """Codes and captions of the source's pictures at `positions`. low_ratio: also the codes of the pictures
-    in a side smaller by it, averages of squares of pixels. ValueError for no positions, or for a codebook
-    whose ids do not fit into 16 bits."""
-    if tokenizer.config.codes > 2**16:
-        raise ValueError(f"{tokenizer.config.codes} codes do not fit into 16 bits")
-    if not len(positions):
-        raise ValueError("no positions to extract codes from")
-    device = tokenizer.last_layer.device
-    parts: dict[int, list[np.ndarray]] = {ratio: [] for ratio in (1, low_ratio) if ratio is not None}
-    captions: list[str] = []
-    for start in range(0, len(positions), batch):
-        images, texts = source.batch(positions[start : start + batch])
-        for ratio, found in parts.items():
-            sized = images if ratio == 1 else F.avg_pool2d(images, ratio)
-            found.append(tokenizer.encode(sized.to(device)).cpu().numpy().astype(np.uint16))
-        captions += texts
-    low = None if low_ratio is None else np.concatenate(parts[low_ratio])
-    return ExtractedCodes(np.concatenate(parts[1]), captions, low)
-
-
 def _micro_batches(state: TokenizerState, source: Source, ranks: Ranks) -> Iterator[Tensor]:
     """This rank's part of the batch: rank r of n takes the positions congruent to r."""
     config = state.run.training
@@ -430,19 +184,6 @@ def _age_and_revive(state: TokenizerState, outputs: Sequence[VQOutput], ranks: R
             moments[name][revived] = 0
     state.idle[revived] = 0
     state.means.add({"codes/revived": float(len(revived))})
-
-
-def _optimizer(network: nn.Module, config: TokenizerTraining) -> Optimizer:
-    """AdamW; biases, norms and codes do not decay."""
-    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
-    for name, parameter in network.named_parameters():
-        groups[parameter.dim() < 2 or name == CODEBOOK]["params"].append(parameter)
-    return AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-    )
 
 
 def _autocast(device: torch.device, enabled: bool) -> torch.autocast:
