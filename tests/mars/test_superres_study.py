@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from impasto.mars.superres_study import CELLS, differences, main
+from impasto.mars.superres_study import differences, main
 
 KEPT = Path(__file__).parents[2] / "docs/results/mars-superres"
 
@@ -16,6 +16,7 @@ KEPT = Path(__file__).parents[2] / "docs/results/mars-superres"
         ([], "--out is needed"),
         (["--cells=blok"], "did you mean 'block'"),
         (["--preset=mars-nanu"], "did you mean 'mars-nano'"),
+        (["--seeds=x"], "--seeds x should be whole numbers"),
         (["--pictures=0"], "--pictures 0 should be at least 1"),
         (["--drawn=9", "--validated=8"], "at most --validated"),
         (["--table"], "no results in"),
@@ -32,15 +33,16 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, capsys, arguments, message
 def test_the_results_that_are_kept_say_what_the_manual_says(capsys):
     assert main(["--table", f"--results={KEPT}"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"| {cell} |" in shown for cell in CELLS)
-    measured = {cell: json.loads((KEPT / f"{cell}.json").read_text())["measured"] for cell in CELLS}
-    assert [measured[cell]["steps"] for cell in CELLS] == [64, 64, 256]
+    cells = {"block": 64, "independent": 64, "next-token": 256}  # steps
+    assert all(f"| {cell} | 1 |" in shown for cell in cells)
+    measured = {cell: json.loads((KEPT / f"{cell}-seed0.json").read_text())["measured"] for cell in cells}
+    assert {cell: measured[cell]["steps"] for cell in cells} == cells
     for side in ("seen", "heldout"):
         block, independent = (measured[cell]["image_token_nll"][side] for cell in ("block", "independent"))
         assert block["mean"] < independent["mean"]
     assert sum("independent less block" in line for line in differences(KEPT)) == 2
     manual = (KEPT.parents[1] / "mars.md").read_text()
-    for cell in CELLS:
+    for cell in cells:
         assert f"{measured[cell]['image_token_nll']['heldout']['mean']:.3f}" in manual
 
 
@@ -52,10 +54,10 @@ def test_the_command_goes_on_and_skips(tmp_path, capsys):
     assert main([*arguments, "--cells=block"]) == 0
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "block: finished before" in shown and "next-token less block, heldout" in shown
+    assert "block, seed 0: finished before" in shown and "next-token less block, heldout" in shown
     assert (tmp_path / "sheet.png").is_file()
     for cell, (steps, places) in {"block": (16, 4), "next-token": (64, 1)}.items():
-        found = json.loads((tmp_path / f"results/{cell}.json").read_text())
+        found = json.loads((tmp_path / f"results/{cell}-seed0.json").read_text())
         measured = found["measured"]
         assert measured["steps"] == steps and measured["processor_seconds"] > 0
         assert len(measured["nll_by_place"]["heldout"]) == places

@@ -71,6 +71,10 @@ class EnlargedPictures:
         """What the low codes of the first `count` pictures look like."""
         return self._decoded(self.low[:count])
 
+    def shown_high(self, count: int) -> Tensor:
+        """What their true high codes look like: no drawing gets nearer to the real pictures."""
+        return self._decoded(self.high[:count])
+
     def _decoded(self, codes: Tensor) -> Tensor:
         side = round(codes.shape[1] ** 0.5)
         grid = codes.unflatten(1, (side, side)).to(self.tokenizer.last_layer.device)

@@ -11,16 +11,14 @@ import argparse
 import json
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from impasto.config import ConfigError, first_line, from_dict, nearest, override, to_dict
 from impasto.errors import ExpectedError
@@ -29,14 +27,20 @@ from impasto.mars.directories import load_tokenizer
 from impasto.mars.launch import find_run, launch
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.run_folder import LaunchOptions
-from impasto.mars.superres import block_logits, super_resolution
-from impasto.mars.superres_recording import EnlargedPictures
+from impasto.mars.superres_measures import SIDES, enlarging_reader, fresh_pictures, measure
 from impasto.mars.training_config import StageRun
 from impasto.metrics.intervals import bootstrap
-from impasto.metrics.scenes import EVALUATION_STREAM, judge
 from impasto.pictures import contact_sheet, save_png, to_images
 from impasto.runtime.files import atomic_directory, atomic_write_text
-from impasto.runtime.results import chosen_cells, finite, read_result, table, training_seconds, versions
+from impasto.runtime.results import (
+    chosen_cells,
+    chosen_seeds,
+    finite,
+    read_result,
+    table,
+    training_seconds,
+    versions,
+)
 
 LANGUAGE = "mars-scenes"  # the shipped model whose language expert mars-nano takes
 
@@ -79,9 +83,7 @@ SETUPS = {
     ),
     "mars-debug": Setup(),
 }
-BATCH = 32
 LOG_STEPS = 25  # between lines of a run's metrics
-TIMED = 8  # pictures, one at a time
 SHOWN, CELL_SIDE = 6, 128
 
 
@@ -108,11 +110,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "held out": ("image_token_nll", "heldout", "mean"),
     "oracle, seen": ("oracle", "seen", "mean"),
     "oracle, held out": ("oracle", "heldout", "mean"),
+    "of the low codes": ("oracle_of_codes", "heldout", "low", "mean"),
     "error, held out": ("error", "heldout"),
     "steps": ("steps",),
     "seconds a picture": ("processor_seconds",),
 }
-SIDES = {"train": "seen", "heldout": "heldout"}
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,9 @@ class Study:
     def parts(self) -> tuple[str, ...]:
         return (f"tokenizer={self.out / 'tokenizer'}", f"language={self.language}")
 
-    def run_of(self, cell: str) -> StageRun:
-        settings = (*SETUPS[self.preset].stage, *self.parts, *CELLS[cell].settings)
+    def run_of(self, cell: str, seed: int) -> StageRun:
+        own = (*self.parts, f"training.seed={seed}", *CELLS[cell].settings)
+        settings = (*SETUPS[self.preset].stage, *own)
         preset = f"{self.preset}/stage3"
         run = find_run(preset, settings)
         assert isinstance(run, StageRun)
@@ -159,131 +162,63 @@ def prepare(study: Study) -> None:
             raise ConfigError(f"{study.out / folder} stopped: {reason}; repeat the command to go on")
 
 
-def run_cell(study: Study, cell: str) -> str:
+def run_cell(study: Study, cell: str, seed: int) -> str:
     """Train and measure one cell, unless that is done. Returns "finished", or why its training stopped.
     ConfigError where the file holds something else."""
-    run, file, folder = study.run_of(cell), study.results / f"{cell}.json", study.out / cell
+    name, run = f"{cell}-seed{seed}", study.run_of(cell, seed)
+    file, folder = study.results / f"{name}.json", study.out / name
     described = _describe(study, run, cell)
     if file.is_file():
         _check_same(file, described)
-        print(f"{cell}: finished before, {file}")
+        print(f"{cell}, seed {seed}: finished before, {file}")
         return "finished"
-    _share_codes(study.out, folder)
-    print(f"{cell}: {CELLS[cell].summary}; {study.pictures:,} pictures in {folder}")
+    _share_codes(study.out, folder, seed)
+    print(f"{cell}, seed {seed}: {CELLS[cell].summary}; {study.pictures:,} pictures in {folder}", flush=True)
     options = LaunchOptions(out=folder, init_from=str(study.out / "base"))
     reason = launch(f"{study.preset}/stage3", run, options)
     if reason != "finished":
         return reason
-    measured = measure(study, run, folder)
+    measured = measure(run, folder, study.validated, study.drawn)
     seconds = {"training": training_seconds(folder)}
     document = finite({**described, "measured": measured, "seconds": seconds, "versions": versions()})
     atomic_write_text(file, json.dumps(document, indent=1, allow_nan=False) + "\n")
     return "finished"
 
 
-@torch.no_grad()
-def measure(study: Study, run: StageRun, folder: Path) -> dict[str, Any]:
-    """Of a finished run: likelihoods of fresh scenes given their true low codes, with intervals over pictures
-    and by place in the block; the oracle's scores and the mean squared error of pictures drawn from true low
-    codes; steps and time of a picture."""
-    pipe = MarsPipeline.from_pretrained(folder / "model")
-    names = ("image_token_nll", "nll_by_place", "nll_of_pictures", "oracle", "error")
-    found: dict[str, Any] = {name: {} for name in names}
-    for split, side in SIDES.items():
-        pictures = _pictures(study, run, split)
-        each = _likelihoods(pipe, run, pictures)
-        of_pictures = [round(value, 5) for value in each.mean((1, 2)).tolist()]
-        found["nll_of_pictures"][side] = of_pictures
-        found["image_token_nll"][side] = asdict(bootstrap(of_pictures))
-        found["nll_by_place"][side] = each.mean((0, 1)).tolist()
-        drawn = pictures.drawn(_reader(pipe), study.drawn)
-        score = judge(to_images(drawn), pictures.captions[: study.drawn])
-        found["oracle"][side] = {**asdict(score.overall), "perfect": score.perfect}
-        found["error"][side] = float((drawn - pictures.pictures[: study.drawn]).square().mean())
-    found["steps"] = run.model.image_length(run.level) // _count(run)
-    wall, processor = time.perf_counter(), time.process_time()
-    for _ in range(TIMED):
-        pictures.drawn(_reader(pipe), 1)
-    found["wall_seconds"] = (time.perf_counter() - wall) / TIMED
-    found["processor_seconds"] = (time.process_time() - processor) / TIMED
-    return found
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Stage III of a whole model, with its text tokeniser."""
-
-    model: Any
-    prompts: Any
-
-
-def _reader(pipe: MarsPipeline) -> Reader:
-    return Reader(pipe.parts.enlarging, pipe.prompts)
-
-
-def _count(run: StageRun) -> int:
-    assert run.model.super_resolution is not None
-    return run.model.super_resolution.tokens_per_step
-
-
-def _pictures(study: Study, run: StageRun, split: str) -> EnlargedPictures:
-    asked = replace(
-        run.training,
-        seed=EVALUATION_STREAM,
-        validation_pictures=study.validated,
-        sample_prompts=max(study.drawn, SHOWN),
-    )
-    return EnlargedPictures(replace(run, training=asked), load_tokenizer(run.tokenizer), split)
-
-
-def _likelihoods(pipe: MarsPipeline, run: StageRun, pictures: EnlargedPictures) -> Tensor:
-    """[pictures, S, K] negative log-likelihoods in nats."""
-    model, parts = _reader(pipe).model, []
-    for start in range(0, len(pictures.high), BATCH):
-        part = slice(start, start + BATCH)
-        ids = [pipe.prompts.encode(text)[: run.caption_length] for text in pictures.captions[part]]
-        batch = super_resolution(run.model, ids, pictures.low[part], pictures.high[part])
-        logits, codes = block_logits(model, batch)
-        found = -logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
-        parts.append(found.unflatten(0, (len(ids), -1)))
-    return torch.cat(parts)
-
-
 def differences(results: Path) -> list[str]:
-    """Nats a code of each cell less those of the block head, over the same pictures, with intervals."""
-    found = {
-        cell: read_result(results / f"{cell}.json")["measured"]["nll_of_pictures"]
-        for cell in CELLS
-        if (results / f"{cell}.json").is_file()
-    }
-    lines = []
-    for cell in found if "block" in found else ():
-        for side in SIDES.values() if cell != "block" else ():
-            pairs = zip(found[cell][side], found["block"][side], strict=True)
-            estimate = bootstrap([one - block for one, block in pairs])
-            lines.append(f"{cell} less block, {side}: {estimate} nats a code")
+    """Nats a code of each cell less those of the block head: over the same pictures, seed by seed, each
+    picture's mean over the seeds that both have, with intervals over pictures."""
+    found: dict[str, dict[int, Any]] = {}
+    for file in sorted(results.glob("*.json")):
+        document = read_result(file)
+        of_seeds = found.setdefault(document["cell"], {})
+        of_seeds[document["seed"]] = document["measured"]["nll_of_pictures"]
+    block, lines = found.get("block", {}), []
+    for cell in (cell for cell in CELLS if cell != "block" and cell in found):
+        seeds = sorted(found[cell].keys() & block.keys())
+        for side in SIDES.values() if seeds else ():
+            each = [_less(found[cell][seed][side], block[seed][side]) for seed in seeds]
+            estimate = bootstrap([mean(of_one) for of_one in zip(*each, strict=True)])
+            told = f"{len(seeds)} seeds: " + ", ".join(f"{mean(of_one):.3f}" for of_one in each)
+            lines.append(f"{cell} less block, {side}: {estimate} nats a code; {told}")
     return lines
 
 
-def sheet(study: Study) -> Image.Image:
+def _less(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [first - second for first, second in zip(one, other, strict=True)]
+
+
+def sheet(study: Study, seed: int) -> Image.Image:
     """Held-out scenes: low resolution, what each cell draws from it, real."""
-    rows: list[list[Image.Image]] = []
-    shown = min(SHOWN, study.validated)
-    labels: list[str] = []
-    pictures = None
-    for name, cell in CELLS.items():
-        folder, run = study.out / name, study.run_of(name)
-        pipe = MarsPipeline.from_pretrained(folder / "model")
-        pictures = _pictures(study, run, "heldout")
-        if not rows:
-            rows.append(to_images(pictures.shown_low(shown)))
-            labels.append("low resolution, 64 px, held-out scenes")
-        rows.append(to_images(pictures.drawn(_reader(pipe), shown)))
-        labels.append(cell.summary)
-    assert pictures is not None
-    rows.append(to_images(pictures.pictures[:shown]))
-    labels.append("real, 128 px")
-    return contact_sheet(rows, labels, cell=CELL_SIDE)
+    shown, runs = min(SHOWN, study.drawn), {cell: study.run_of(cell, seed) for cell in CELLS}
+    pictures = fresh_pictures(runs["block"], "heldout", shown, shown)
+    rows = {"low resolution, 64 px, held-out scenes": pictures.shown_low(shown)}
+    for cell in CELLS:
+        pipe = MarsPipeline.from_pretrained(study.out / f"{cell}-seed{seed}" / "model")
+        own = fresh_pictures(runs[cell], "heldout", shown, shown)
+        rows[CELLS[cell].summary] = own.drawn(enlarging_reader(pipe), shown)
+    rows |= {"the real pictures' own codes": pictures.shown_high(shown), "real, 128 px": pictures.pictures}
+    return contact_sheet([to_images(row) for row in rows.values()], list(rows), cell=CELL_SIDE)
 
 
 def _describe(study: Study, run: StageRun, cell: str) -> dict[str, Any]:
@@ -311,12 +246,12 @@ def _check_same(file: Path, described: Mapping[str, Any]) -> None:
             raise ConfigError(f"{file} is of another {name}; choose another --results, or delete the file")
 
 
-def _share_codes(out: Path, folder: Path) -> None:
-    """Codes of the pictures serve all cells; a run checks that they are what it needs."""
-    for cell in CELLS:
-        if (out / cell / CODES).is_dir() and not (folder / CODES).is_dir():
-            with atomic_directory(folder / CODES) as temporary:
-                shutil.copytree(out / cell / CODES, temporary, dirs_exist_ok=True)
+def _share_codes(out: Path, folder: Path, seed: int) -> None:
+    """Codes of a seed's pictures serve all cells; a run checks that they are what it needs."""
+    made = next((path for path in sorted(out.glob(f"*-seed{seed}/{CODES}")) if path.is_dir()), None)
+    if made is not None and not (folder / CODES).is_dir():
+        with atomic_directory(folder / CODES) as temporary:
+            shutil.copytree(made, temporary, dirs_exist_ok=True)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -325,6 +260,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="folder of the runs")
     parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
+    parser.add_argument("--seeds", default="0", help="by commas (default 0)")
     parser.add_argument("--preset", default="mars-nano", help="whose runs: mars-nano (default), mars-debug")
     parser.add_argument(
         "--pictures", type=int, default=5_120, help="seen by a run, a multiple of the batch (5,120)"
@@ -346,7 +282,7 @@ def _study(arguments: argparse.Namespace) -> int:
     if arguments.table:
         _show(results)
         return 0
-    cells = chosen_cells(arguments.cells, CELLS)
+    cells, seeds = chosen_cells(arguments.cells, CELLS), chosen_seeds(arguments.seeds)
     if arguments.preset not in SETUPS:
         raise ConfigError(f"no --preset '{arguments.preset}'; {nearest(arguments.preset, SETUPS)}")
     if arguments.pictures < 1:
@@ -358,13 +294,13 @@ def _study(arguments: argparse.Namespace) -> int:
     counts = (arguments.pictures, arguments.validated, arguments.drawn)
     study = Study(out, results, arguments.preset, arguments.language or language, *counts)
     prepare(study)
-    for cell in cells:
-        reason = run_cell(study, cell)
+    for cell, seed in ((cell, seed) for seed in seeds for cell in cells):
+        reason = run_cell(study, cell, seed)
         if reason != "finished":
             print(f"stopped: {reason}; repeat the command to go on")
             return 1
     if cells == list(CELLS):
-        save_png(sheet(study), arguments.sheet or out / "sheet.png")
+        save_png(sheet(study, seeds[0]), arguments.sheet or out / "sheet.png")
     _show(results)
     return 0
 

@@ -88,8 +88,12 @@ def figure(results: Path, path: Path, columns: Columns, order: Iterable[str], re
 
 
 def _value(measured: Any, path: Sequence[str]) -> float | None:
+    """None for what was not measured then."""
     for name in path:
-        measured = measured[int(name)] if isinstance(measured, list) else measured[name]
+        if isinstance(measured, list):
+            measured = measured[int(name)]
+        elif (measured := measured.get(name)) is None:
+            return None
     return measured
 
 
