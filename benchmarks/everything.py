@@ -24,7 +24,7 @@ from benchmarks.page import RESULTS, write_page
 
 HERE = Path(__file__).parent
 UNFINISHED, QUICK = HERE / "results-new", HERE / "results-quick"
-HELPERS = {"__init__", "common", "plots", "page", "everything", "transcription"}
+HELPERS = {"__init__", "common", "plots", "aims", "page", "everything", "transcription"}
 NOT_HERE = {
     "order": "its exit status is its result (docs/evaluation.md)",
     "peers": "trains for hours and has a page of its own (docs/experiments.md)",
