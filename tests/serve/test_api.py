@@ -19,11 +19,16 @@ from PIL import Image
 import impasto
 from impasto.cli import main
 from impasto.drawing import draw
+from impasto.mars.directories import EnlargingConfig, MarsPipelineConfig
+from impasto.mars.pipeline import MarsPipeline
+from impasto.mars.runs import RUNS
 from impasto.pictures import METADATA_KEY
 from impasto.serve.api import ApiConfig
 from impasto.serve.engine import EngineConfig
 from impasto.serve.guard import GuardConfig
+from impasto.serve.page_queue import PageError
 from impasto.serve.page_work import PageWork
+from impasto.serve.work import Size
 from tests.serve.running import served
 
 HTTP = httpx.Client(timeout=120)  # a context of TLS for each request would take longer than a picture
@@ -154,7 +159,7 @@ def test_one_seed_is_one_picture_everywhere(server, client, tmp_path):
         )
         assert [base64.b64decode(datum.b64_json) for datum in told.data] == command
         page = PageWork(server.engine, 1000)
-        *_, files = page.draw(model, "a red circle", 3, 5, 1, own)
+        *_, files = page.draw(model, "a red circle", 3, 5, "32x32", own)
         assert [Path(file).read_bytes() for file, _ in files] == command
         again = tmp_path / "again"  # a picture says how to draw it; alone it is another batch
         alone = ["a red circle", "--seed", "6", "--model", model, "--out", str(tmp_path / "alone")]
@@ -306,6 +311,33 @@ def test_no_prompt_is_logged(server, caplog):
         time.sleep(0.02)
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("impasto")]
     assert len(ours) == 3 and not any("secret" in line for line in ours)
+
+
+def test_sizes_of_stage_three_come_from_the_model(tmp_path):
+    """And larger ones from its own large pictures. Sizes never share a batch."""
+    run, tokenizer = RUNS["mars-debug/stage3"](), RUNS["mars-debug/tokenizer"]().model
+    base = RUNS["mars-debug/stage1"]().model
+    enlarging = EnlargingConfig(model=run.model)
+    config = MarsPipelineConfig(model=base, tokenizer=tokenizer, enlarging=enlarging)
+    MarsPipeline.untrained(config, name="cascade").save_pretrained(tmp_path / "cascade")
+    name = str(tmp_path / "cascade")
+    with served(EngineConfig(models=(name,), upscaler="lanczos"), ApiConfig()) as running:
+        model = running.engine.default
+        assert list(model.sizes) == ["16x16", "32x32", "64x64", "128x128"]
+        assert model.sizes["32x32"] == Size(32) and model.sizes["64x64"] == Size(32, 2)
+        asked = {"prompt": "a red circle", "seed": 3, "response_format": "b64_json"}
+        for size, side in (("auto", None), ("32x32", 32), ("128x128", 32)):
+            answer = HTTP.post(f"{running.url}/v1/images/generations", json={**asked, "size": size}).json()
+            png = base64.b64decode(answer["data"][0]["b64_json"])
+            picture = Image.open(io.BytesIO(png))
+            assert f"{picture.width}x{picture.height}" == answer["size"] == {"auto": "16x16"}.get(size, size)
+            assert json.loads(picture.info[METADATA_KEY]).get("size") == side
+        pipe, page = running.engine.default.pipe, PageWork(running.engine, 1000)
+        expected = pipe("a red circle", seed=3, size=32)[0]
+        *_, files = page.draw("cascade", "a red circle", 1, 3, "32x32", {})
+        assert Image.open(files[0][0]).tobytes() == expected.tobytes()
+        with pytest.raises(PageError, match="draws 16x16, 32x32, 64x64, 128x128, not '48x48'"):
+            list(page.draw("cascade", "a red circle", 1, 3, "48x48", {}))
 
 
 def test_rates_are_limited():

@@ -28,6 +28,7 @@ from impasto.serve.limits import MOST_PICTURES, Keys, RateLimiter
 from impasto.serve.metrics import Metrics
 from impasto.serve.schemas import ChatRequest, ImagesRequest, InterleavedRequest
 from impasto.serve.store import PictureStore
+from impasto.serve.work import AS_DRAWN, Size
 
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 MOST_PIXELS = 4096 * 4096  # of a picture to describe
@@ -161,11 +162,11 @@ def _add_images(app: FastAPI, state: State) -> None:
                 known = ", ".join(served.options)
                 told = f"'{name}' means nothing to '{served.name}'; it knows {known}"
                 raise ApiError(400, told, code="unknown_parameter", param=name)
-        size, scale = _size(served, body.size)
+        name, size = _size(served, body.size)
         first = secrets.randbelow(2**31) if body.seed is None else body.seed
         seeds = range(first, first + (body.n or 1))
         pictures = await state.answered(
-            request, lambda: state.engine.draw(served, prompt, seeds, options, scale)
+            request, lambda: state.engine.draw(served, prompt, seeds, options, size)
         )
         refused = next((one.refused for one in pictures if one.refused), None)
         if refused is not None:
@@ -176,7 +177,7 @@ def _add_images(app: FastAPI, state: State) -> None:
                 "created": int(time.time()),
                 "data": [_datum(state, request, body.response_format, one) for one in pictures],
                 "model": served.name,
-                "size": size,
+                "size": name,
                 "output_format": "png",
                 "background": "opaque",
             }
@@ -190,10 +191,10 @@ def _add_images(app: FastAPI, state: State) -> None:
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
-def _size(served: Served, asked: str | None) -> tuple[str, int]:
+def _size(served: Served, asked: str | None) -> tuple[str, Size]:
     sizes = served.sizes
     if asked in (None, "auto"):
-        return next(iter(sizes)), 1
+        return f"{served.sides[0]}x{served.sides[0]}", AS_DRAWN
     if asked not in sizes:
         told = f"'{served.name}' draws {', '.join(sizes)}, not '{shown(asked)}'"
         raise ApiError(400, told, code="invalid_size", param="size")

@@ -15,7 +15,7 @@ from impasto.assets import MissingAssetError
 from impasto.config import ConfigError, first_line
 from impasto.loading import describe
 from impasto.serve.batching import Batcher, Observer, Work
-from impasto.serve.work import Alone, Describing, Drawing, Finished, SafetyFilter
+from impasto.serve.work import AS_DRAWN, Alone, Describing, Drawing, Finished, SafetyFilter, Size
 
 log = logging.getLogger("impasto.serve")
 SCALES = (2, 4)
@@ -24,12 +24,13 @@ WARM_UP = "a red circle"
 
 @dataclass(eq=False)
 class Served:
-    """One model. `pipe` is there once it is loaded; upscalers {scale: upscaler}."""
+    """One model. `sides`: px that it draws itself, its own first; `pipe` is there once it is loaded;
+    upscalers {scale: upscaler}."""
 
     name: str
     family: str
     options: tuple[str, ...]
-    side: int
+    sides: tuple[int, ...]
     batch_size: int
     safety: SafetyFilter | None
     created: int
@@ -37,9 +38,16 @@ class Served:
     pipe: Any = None
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """{"32x32": 1, "64x64": 2, ...}: what a picture may measure, and how many times as large that is."""
-        return {f"{self.side * scale}x{self.side * scale}": scale for scale in (1, *sorted(self.upscalers))}
+    def sizes(self) -> dict[str, Size]:
+        """{"32x32": Size(), "64x64": Size(64), "128x128": Size(64, 2), ...}: what a picture may measure, the
+        smallest first. A side that the model draws comes from the model, any other from the largest side that
+        gets there."""
+        asked = {side: None if side == self.sides[0] else side for side in self.sides}
+        found = {side: Size(asked[side]) for side in self.sides}
+        for side in sorted(self.sides, reverse=True):
+            for scale in self.upscalers:
+                found.setdefault(side * scale, Size(asked[side], scale))
+        return {f"{side}x{side}": found[side] for side in sorted(found)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +91,7 @@ class Engine:
                 name=found.name,
                 family=found.family.name,
                 options=tuple(option for option in found.family.options if option not in ("pyramid", "size")),
-                side=found.config.resolution,
+                sides=found.config.sizes if "size" in found.family.options else (found.config.resolution,),
                 batch_size=config.batch_size or found.family.batch_size,
                 safety=safety,
                 created=int(time.time()),
@@ -106,11 +114,11 @@ class Engine:
         prompt: str,
         seeds: Sequence[int],
         options: Mapping[str, Any],
-        scale: int = 1,
+        size: Size = AS_DRAWN,
     ) -> Future[list[Finished]]:
         """Pictures of one prompt. Raises RefusedError for the prompt, and as `Batcher.submit` does."""
         self.check_prompt(prompt)
-        work = Drawing(served, tuple(sorted(options.items())), scale)
+        work = Drawing(served, tuple(sorted(options.items())), size)
         return self.batcher.submit(work, [(prompt, seed) for seed in seeds])
 
     def describe(
@@ -157,8 +165,8 @@ class Engine:
         pipe = impasto.load(name).to(device, getattr(torch, self.config.dtype))
         served.pipe = pipe
         # The answer itself: text encoder, generator, file.
-        for scale in (1, *served.upscalers):
-            Drawing(served, scale=scale).run([(WARM_UP, 0)])
+        for size in served.sizes.values():
+            Drawing(served, size=size).run([(WARM_UP, 0)])
         if not pipe.trained:
             log.warning("'%s' is untrained: its pictures show no prompt", served.name)
 

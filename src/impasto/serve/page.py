@@ -12,7 +12,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from fastapi import FastAPI
 
-from impasto.serve.engine import Engine
+from impasto.serve.engine import Engine, Served
 from impasto.serve.limits import MOST_PICTURES
 from impasto.serve.page_queue import PageError
 from impasto.serve.page_work import STEPS, PageWork
@@ -106,7 +106,7 @@ def _draw_tab(work: PageWork) -> None:
         )  # fmt: skip
 
     def drawn(
-        name: str, text: str, number: int, start: int, anew: bool, times: int, psi: float, follow: float,
+        name: str, text: str, number: int, start: int, anew: bool, size: str, psi: float, follow: float,
         heat: float, past: list,
     ) -> Iterator[tuple]:  # fmt: skip
         start = secrets.randbelow(2**31) if anew else int(start or 0)
@@ -116,7 +116,7 @@ def _draw_tab(work: PageWork) -> None:
             **({} if heat == 1 else {"temperature": heat}),
         }
         shown: list[Any] = []
-        for shown in _told(work.draw(name, text, int(number), start, int(times), options)):
+        for shown in _told(work.draw(name, text, int(number), start, size, options)):
             yield shown, gr.skip(), start, gr.skip(), gr.skip()
         past = ([(file, f"{text} · {label}") for file, label in shown] + past)[:HISTORY]
         yield shown, gr.Files([file for file, _ in shown], visible=True), start, past, past
@@ -129,13 +129,13 @@ def _draw_tab(work: PageWork) -> None:
 
 
 def _draw_settings(work: PageWork) -> list[Any]:
-    """Model, count, seed, another seed, scale, truncation, guidance, temperature."""
+    """Model, count, seed, another seed, size, truncation, guidance, temperature."""
     models = list(work.engine.models)
     model = gr.Radio(models, value=models[0], label="Model", visible=len(models) > 1)
     count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="How many")
     seed = gr.Number(7, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
     other = gr.Checkbox(False, label="another seed each time")
-    scale = gr.Radio(_scales(work), value=1, label="Size", visible=bool(work.engine.upscalers))
+    size = gr.Radio(**_sizes(work.engine.default), label="Size")
     family = work.engine.default.family
     truncation = gr.Slider(
         0, 1, value=1, step=0.05, label="Truncation: 1 is none, 0 the mean picture",
@@ -147,12 +147,14 @@ def _draw_settings(work: PageWork) -> list[Any]:
     )  # fmt: skip
     temperature = gr.Slider(0, 2, value=1, step=0.05, label="Temperature", visible=family == "mars")
 
-    def chosen(name: str) -> tuple[Any, Any, Any]:
-        aurora = work.engine.models[name].family == "aurora"
-        return gr.update(visible=aurora), gr.update(visible=not aurora), gr.update(visible=not aurora)
+    def chosen(name: str) -> tuple[Any, ...]:
+        served = work.engine.models[name]
+        aurora = gr.update(visible=served.family == "aurora")
+        mars = gr.update(visible=served.family == "mars")
+        return gr.update(**_sizes(served)), aurora, mars, mars
 
-    model.change(chosen, [model], [truncation, guidance, temperature], show_progress="hidden")
-    return [model, count, seed, other, scale, truncation, guidance, temperature]
+    model.change(chosen, [model], [size, truncation, guidance, temperature], show_progress="hidden")
+    return [model, count, seed, other, size, truncation, guidance, temperature]
 
 
 def _walk_tab(work: PageWork) -> None:
@@ -264,8 +266,10 @@ def _aurora_choice(work: PageWork) -> gr.Radio:
     return gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
 
 
-def _scales(work: PageWork) -> list[tuple[str, int]]:
-    return [("as drawn", 1), *((f"{scale} times", scale) for scale in work.engine.upscalers)]
+def _sizes(served: Served) -> dict[str, Any]:
+    """Choices of a radio, and what is chosen at first: as the model draws by itself."""
+    names = list(served.sizes)
+    return {"choices": names, "value": names[0], "visible": len(names) > 1}
 
 
 def _saying(function: Callable[[], Any]) -> Any:

@@ -14,13 +14,12 @@ from typing import Any
 
 from PIL import Image
 
-from impasto.drawing import draw
 from impasto.pictures import contact_sheet, from_images, open_picture, read_settings, to_images
 from impasto.serve.engine import Engine, Served
 from impasto.serve.limits import MOST_PICTURES
 from impasto.serve.page_queue import ANSWER_SECONDS, PageError, PageQueue
 from impasto.serve.scratch import Scratch
-from impasto.serve.work import Finished, finish
+from impasto.serve.work import Drawing, Finished, Size
 from impasto.upscaling.command import settings_of
 
 STEPS = 13  # of a walk
@@ -44,21 +43,22 @@ class PageWork:
         return PageQueue(self.engine)
 
     def draw(
-        self, name: str, prompt: str, count: int, seed: int, scale: int, options: dict[str, Any]
+        self, name: str, prompt: str, count: int, seed: int, size: str, options: dict[str, Any]
     ) -> Iterator[list[Any]]:
         """Galleries: of MARS one after every row of codes, and at last the files."""
         served = self.queue.served(name)
         self._check(prompt, seed)
         if not 1 <= count <= MOST_PICTURES:
             raise PageError(f"1 to {MOST_PICTURES} pictures at a time")
-        if scale != 1 and scale not in self.engine.upscalers:
-            raise PageError("this size is not served")
+        if size not in served.sizes:
+            raise PageError(f"'{served.name}' draws {', '.join(served.sizes)}, not '{size}'")
         seeds = [seed + index for index in range(count)]
         own = {name: value for name, value in options.items() if name in served.options}
         if served.family == "mars":
-            yield from self._draw_rows(served, prompt, seeds, scale, own)
+            yield from self._draw_rows(served, prompt, seeds, served.sizes[size], own)
         else:
-            found = self.queue.answer(lambda: self.engine.draw(served, prompt, seeds, own, scale))
+            chosen = served.sizes[size]
+            found = self.queue.answer(lambda: self.engine.draw(served, prompt, seeds, own, chosen))
             yield self._files(served, found)
 
     def inside(self, name: str, prompt: str, seed: int, truncation: float) -> tuple[list[Labelled], str, str]:
@@ -137,24 +137,19 @@ class PageWork:
         return self.queue.answer(lambda: self.engine.describe(served, picture, language))[0]
 
     def _draw_rows(
-        self, served: Served, prompt: str, seeds: list[int], scale: int, options: dict[str, Any]
+        self, served: Served, prompt: str, seeds: list[int], size: Size, options: dict[str, Any]
     ) -> Iterator[list[Any]]:
-        """As the engine draws, with a look at every row."""
+        """As the engine draws, with a look at every row of the base's codes."""
         self.queue.screen_prompt(prompt)
         seen: SimpleQueue[list[Image.Image]] = SimpleQueue()
         rows_of_one_batch = len(seeds) <= served.batch_size
 
         def work() -> list[Finished]:
-            drawn = draw(
-                served.pipe,
-                [prompt] * len(seeds),
-                seeds,
-                options,
-                batch_size=served.batch_size,
-                upscaler=self.engine.upscalers.get(scale),
-                on_row=lambda row, codes: seen.put(served.pipe.preview(codes)) if show else None,
-            )
-            return [finish(one, self.engine.safety) for one in drawn]
+            drawing = Drawing(served, tuple(sorted(options.items())), size)
+            return drawing.run([(prompt, seed) for seed in seeds], look if show else None)
+
+        def look(row: int, codes: Any) -> None:
+            seen.put(served.pipe.preview(codes))
 
         show = rows_of_one_batch and self.engine.safety is None  # a filter sees whole pictures alone
         future = self.queue.submitted(lambda: self.engine.alone(served, work, len(seeds)))

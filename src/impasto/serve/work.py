@@ -33,25 +33,42 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How a picture comes to its side: drawn at `side` px by the model, None for its own, then made `scale`
+    times as large."""
+
+    side: int | None = None
+    scale: int = 1
+
+
+AS_DRAWN = Size()
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """Rows are (prompt, seed). `options`: the family's, as sorted pairs; `scale`: how many times as large."""
+    """Rows are (prompt, seed). `options`: the family's, as sorted pairs."""
 
     served: Served
     options: tuple[tuple[str, Any], ...] = ()
-    scale: int = 1
+    size: Size = AS_DRAWN
 
     @property
     def batch_size(self) -> int:
         return self.served.batch_size
 
-    def run(self, rows: Sequence[tuple[str, int]]) -> list[Finished]:
+    def run(
+        self, rows: Sequence[tuple[str, int]], on_row: Callable[[int, Any], None] | None = None
+    ) -> list[Finished]:
+        """on_row: as `MarsPipeline.generate`, of that family alone."""
+        side = {} if self.size.side is None else {"size": self.size.side}
         drawn = draw(
             self.served.pipe,
             [prompt for prompt, _ in rows],
             [seed for _, seed in rows],
-            dict(self.options),
+            {**dict(self.options), **side},
             batch_size=self.batch_size,
-            upscaler=self.served.upscalers.get(self.scale),
+            upscaler=self.served.upscalers.get(self.size.scale),
+            on_row=on_row,
         )
         return [finish(one, self.served.safety) for one in drawn]
 
