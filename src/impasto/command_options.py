@@ -19,7 +19,7 @@ MUCH_SLOWER = 3.0  # times float32; with units for it bfloat16 is the quicker on
 
 
 def usable_device(name: str) -> str:
-    """The device, if this machine has it."""
+    """The device, if this machine has it; ValueError if not."""
     import torch
 
     try:

@@ -68,7 +68,8 @@ def from_dict(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 def override(config: T, assignments: Iterable[str]) -> T:
     """Apply 'path.to.field=value' strings, e.g. 'moe.experts=1' or 'moe.experts.16=4'. Values are JSON, or a
-    bare word, or numbers separated by commas for tuples."""
+    bare word, or numbers separated by commas for tuples. ConfigError for an unknown path, a wrong type, or
+    what is no override."""
     tree = to_dict(config)
     for assignment in assignments:
         path, separator, text = assignment.partition("=")

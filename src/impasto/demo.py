@@ -72,7 +72,8 @@ def judge_glyphs(
     pictures: Sequence[Image.Image], prompts: Sequence[str], scorer: Scorer, others: Sequence[str]
 ) -> list[Verdict]:
     """Right is a picture whose own caption is among its `WITHIN` nearest of `CAPTIONS`. A tie counts against
-    it. `others`: captions to stand beside, in their order; those of the prompts are left out."""
+    it. `others`: captions to stand beside, in their order; those of the prompts are left out. ValueError if
+    too few are left."""
     distractors = [text for text in dict.fromkeys(others) if text not in prompts][: CAPTIONS - 1]
     if len(distractors) < CAPTIONS - 1:
         raise ValueError(f"{len(distractors)} other captions, {CAPTIONS - 1} are needed")

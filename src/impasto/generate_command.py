@@ -61,7 +61,7 @@ class Plan:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`impasto generate`."""
+    """`impasto generate`. ConfigError unless there is one source of prompts."""
     if (bool(arguments.words) + bool(arguments.prompts) + bool(arguments.like)) != 1:
         raise ConfigError("give one of: PROMPTs, --prompts FILE, --like PICTURE")
     if arguments.prompts:

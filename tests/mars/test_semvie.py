@@ -1,7 +1,7 @@
 """The model's invariants (section 15 of the notes): what equals what, what learns, what must never change."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from impasto.mars.routing import (
     LANGUAGE_ONLY,
     VISUAL_ONLY,
     IndexRouting,
-    MaskRouting,
+    Routing,
     Segment,
     SegmentRouting,
     UniformRouting,
@@ -84,6 +84,25 @@ def test_an_all_visual_pass_at_the_start_is_the_base_model_on_the_same_embedding
         expected = theirs.model(inputs_embeds=x).last_hidden_state
     assert torch.equal(visual, language)
     assert relative_difference(visual, expected) < 2e-5
+
+
+@dataclass(frozen=True)
+class MaskRouting(Routing):
+    """Boolean indexing: the plainest form, for the others to be held against."""
+
+    mask: torch.Tensor
+
+    def route(self, inputs, language, visual):
+        text, image = language(*(x[~self.mask] for x in inputs)), visual(*(x[self.mask] for x in inputs))
+        results = []
+        for text_rows, image_rows in zip(text, image, strict=True):
+            merged = text_rows.new_zeros(*self.mask.shape, *text_rows.shape[1:])
+            merged[~self.mask], merged[self.mask] = text_rows, image_rows
+            results.append(merged)
+        return tuple(results)
+
+    def modality(self, batch, length):
+        return self.mask
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=name_of)

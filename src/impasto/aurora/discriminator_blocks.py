@@ -23,7 +23,7 @@ Pooling = Literal["mean", "max"]
 
 
 def residual_sum(x: Tensor, y: Tensor, gain: float) -> Tensor:
-    """x + gain * y at the variance of x, if both have the same."""
+    """x + gain * y, of one shape, at the variance of x if both have the same."""
     norm = math.sqrt(1 + gain**2)
     return torch.add(x / norm, y, alpha=gain / norm)
 

@@ -66,6 +66,7 @@ class Drawing(nn.Module):
                 module.experts = DenseExperts(module.experts)  # type: ignore[assignment]
 
     def forward(self, z: Tensor, text_tokens: Tensor, eot_index: Tensor, text_mask: Tensor) -> Tensor:
+        """Shapes as above."""
         return self.generator(z, text_tokens, eot_index, text_mask).image
 
 

@@ -100,9 +100,9 @@ def score_step(
 ) -> StepScores:
     """Scores of real and generated pyramids with their own captions, and with wrong ones.
 
-    text, wrong [B, D]; text belongs to both: real[n] and fake[n] are pictures of caption n. One pass
-    through the trunk, which is exact since nothing crosses the two halves; wrong captions cost the heads
-    alone.
+    text, wrong [B, D]; text belongs to both: real[n] and fake[n] are pictures of caption n. One pass through
+    the trunk, which is exact since nothing crosses the two halves; wrong captions cost the heads alone.
+    ValueError where the levels of the two differ, or the batch does not divide into deviation groups.
     """
     if real.keys() != fake.keys():
         raise ValueError(f"levels differ: real {sorted(real)}, generated {sorted(fake)}")
@@ -157,7 +157,7 @@ def generator_loss(
     fake_scores: Scores, *, inner_head_weight: float = 1.0, prefix: str = "loss/"
 ) -> dict[str, Tensor]:
     """Non-saturating logistic loss. The matching term is the discriminator's alone: whether GigaGAN's
-    generator had one is unclear, and it would reward pictures that fit a wrong caption."""
+    generator had one is unclear, and it would reward pictures that fit a wrong caption. Scalars by name."""
     loss = weighted_mean(fake_scores, lambda logits: F.softplus(-logits), inner_head_weight).mean()
     return {prefix + "generator": loss}
 

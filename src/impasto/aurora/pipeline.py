@@ -42,6 +42,7 @@ class Generation:
     seeds: list[int]
 
     def pictures(self) -> list[Image.Image]:
+        """The N images as RGB pictures."""
         return to_images(self.images)
 
 
@@ -76,8 +77,8 @@ class AuroraPipeline:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "AuroraPipeline":
-        """Read a model directory; its generator is frozen. Raises ModelDirectoryError or ConfigError in one
-        line."""
+        """Read a model directory; its generator is frozen. Raises ModelDirectoryError, ConfigError, or
+        ValueError for a model of another family, in one line."""
         path = Path(path)
         family, document = read_config(path)
         if family != FAMILY:
@@ -122,6 +123,7 @@ class AuroraPipeline:
 
     @property
     def encoder(self) -> TextEncoder:
+        """The text encoder, loaded when first asked for."""
         if self._encoder is None:
             self._encoder = load_encoder(self.config.text_encoder)
             self._encoder.to(self.device)
@@ -150,7 +152,7 @@ class AuroraPipeline:
         truncation: psi in [-1, 1]; 1 or None is none, 0 the mean alone. "average" pulls w towards the mean w
         of training, psi w + (1 - psi) w_avg. "prompt" is the released script's: that, and then the same again
         towards the mean w of the prompt over 16 draws, always the same ones. truncation_layers: how many
-        slots, all by default.
+        slots, all by default. ValueError where the seeds are neither one nor one for each prompt.
         """
         if not self.trained:
             warnings.warn(f"'{self.name}' is untrained: its pictures show no prompt", stacklevel=2)

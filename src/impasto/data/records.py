@@ -64,6 +64,7 @@ class Faults:
         return ((reason, name) for reason, names in self._found.items() for name in names)
 
     def add(self, reason: str, name: str) -> None:
+        """Note that the sample `name` was left out; safe to call from several threads."""
         with self._lock:
             self._found.setdefault(reason, {})[name] = None
 
@@ -72,6 +73,7 @@ class Faults:
         return {reason: list(names) for reason, names in self._found.items()}
 
     def counts(self) -> dict[str, int]:
+        """{reason: number of samples}."""
         return {reason: len(names) for reason, names in self._found.items()}
 
     def summary(self) -> str:

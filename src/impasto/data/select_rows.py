@@ -56,7 +56,7 @@ def open_database(work: Path, threads: int, memory: str) -> Iterator[Any]:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """DuckDB's complaints about a file, as one line that names it."""
+    """DuckDB's complaints about a file, as a DataError of one line that names it."""
     import duckdb
 
     try:

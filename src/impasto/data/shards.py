@@ -86,7 +86,7 @@ def _captions(
 
 
 def find_shards(source: Path) -> list[Path]:
-    """A tar file, or those of a folder, by name."""
+    """A tar file, or those of a folder, by name; DataError for a folder without any."""
     shards = [source] if source.is_file() else sorted(source.glob("*.tar"))
     if not shards:
         raise DataError(f"{source} holds no .tar files")

@@ -93,7 +93,8 @@ class Ablation:
     language: LanguagePart
 
     def run_of(self, cell: str, seed: int) -> StageRun:
-        """The run of a cell; its own settings win over those given for all."""
+        """The run of a cell; its own settings win over those given for all. ConfigError if the preset is no
+        stage of MARS."""
         base = find_run(self.preset, self.settings)
         if not isinstance(base, StageRun):
             raise ConfigError(f"--preset should have a stage1; {self.preset} is none")
@@ -201,6 +202,7 @@ def _part(name: str, given: str | None, family: str, out: Path) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options of `python -m impasto.mars.ablation`."""
     parser = argparse.ArgumentParser(
         prog="python -m impasto.mars.ablation", description=__doc__.split(":")[0]
     )

@@ -29,12 +29,14 @@ class BlockGeometry:
 
     @classmethod
     def of(cls, config: MarsConfig) -> "BlockGeometry":
+        """The two finest grids of a model with a super-resolution part."""
         assert config.super_resolution is not None
         low, high = config.grids[-2:]
         return cls(low, high, config.super_resolution.block_side)
 
     @property
     def steps(self) -> int:
+        """How many blocks a picture has, S."""
         return (self.high // self.block) ** 2
 
     def to_blocks(self, codes: Tensor) -> Tensor:
@@ -78,7 +80,8 @@ class BlockInput(nn.Module):
 
     @torch.no_grad()
     def start(self, rows: Tensor) -> None:
-        """The average of the block, the owner's embedding as it is, at the scale of embedding rows."""
+        """The average of the block, the owner's embedding as it is, at the scale of embedding rows [V,
+        width]."""
         identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
         if self.previous is not None:
             count = self.previous.in_features // rows.shape[1]

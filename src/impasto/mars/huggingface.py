@@ -182,4 +182,5 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.masked_bias")  # buffers of old
 
 
 def is_ignored(key: str) -> bool:
+    """Whether a tensor is left out of a conversion: it is computed, not learned."""
     return key.endswith(IGNORED_SUFFIXES)

@@ -36,8 +36,8 @@ CAPTION_TOKENS = 40  # of the example in the console
 
 
 def launch(preset: str, run: LanguageRun, options: LaunchOptions, records: Records | None = None) -> str:
-    """Train, on captions of scenes if no records are given; returns how it ended. Raises one-line errors for
-    what cannot be."""
+    """Train, on captions of scenes if no records are given; returns how it ended. ConfigError for --init-from
+    and for a batch that does not divide among the ranks; other one-line errors as they come."""
     if options.init_from is not None:
         raise ConfigError("a language model of one's own starts from nothing; leave --init-from out")
     ranks = Ranks.from_environment(options.device)

@@ -22,6 +22,7 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., width] -> the same shape and type."""
         wide = x.to(at_least_float32(x))
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
         return self.weight * wide.to(x.dtype)
@@ -65,6 +66,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.feed_forward, config.width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., width] -> the same shape."""
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
@@ -101,6 +103,7 @@ class TokenTables(nn.Module):
 
     @property
     def output_rows(self) -> Tensor:
+        """[rows, width]: the embedding itself where tied."""
         return self.embedding.weight if self.head is None else self.head.weight
 
 

@@ -1,4 +1,4 @@
-"""Sending tokens to the expert of their modality: three implementations of one function, and the trivial one.
+"""Sending tokens to the expert of their modality: two implementations of one function, and the trivial one.
 
 Nothing is learned here, and no token passes through both experts. `route` applies a function to the rows of
 each modality and returns the results in the original order; which implementation fits depends on what is
@@ -94,6 +94,7 @@ class IndexRouting(Routing):
         self.order = torch.cat((self.language_rows, self.visual_rows)).argsort()
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "IndexRouting":
+        """The same routing with its indices on another device."""
         moved = object.__new__(IndexRouting)
         moved.shape = self.shape
         for name in ("language_rows", "visual_rows", "order"):
@@ -113,25 +114,6 @@ class IndexRouting(Routing):
     def modality(self, batch: int, length: int) -> Tensor:
         flat = self.order >= len(self.language_rows)
         return flat.unflatten(0, self.shape)
-
-
-@dataclass(frozen=True)
-class MaskRouting(Routing):
-    """Boolean indexing: the plainest form, for tests. Shapes depend on data, so a device has to wait."""
-
-    mask: Tensor
-
-    def route(self, inputs: Rows, language: RowFunction, visual: RowFunction) -> Rows:
-        text, image = language(*(x[~self.mask] for x in inputs)), visual(*(x[self.mask] for x in inputs))
-        results = []
-        for text_rows, image_rows in zip(text, image, strict=True):
-            merged = text_rows.new_zeros(*self.mask.shape, *text_rows.shape[1:])
-            merged[~self.mask], merged[self.mask] = text_rows, image_rows
-            results.append(merged)
-        return tuple(results)
-
-    def modality(self, batch: int, length: int) -> Tensor:
-        return self.mask
 
 
 LANGUAGE_ONLY, VISUAL_ONLY = UniformRouting(False), UniformRouting(True)

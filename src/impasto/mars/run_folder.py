@@ -39,7 +39,8 @@ FREE = (
 
 
 def preset_of(preset: str) -> str:
-    """The name of a training preset: itself, or what a saved config.json names."""
+    """The name of a training preset: itself, or what a saved config.json names. ConfigError for an unknown
+    one, naming the nearest."""
     if preset in RUNS:
         return preset
     document = _read(Path(preset)) if Path(preset).is_file() else {}
@@ -148,6 +149,7 @@ class RunLog:
 
 
 def start_of(checkpoint: Path | None) -> int:
+    """Images seen at a checkpoint; 0 without one."""
     return images_of(checkpoint) if checkpoint else 0
 
 

@@ -173,11 +173,13 @@ def debug_stage1() -> StageRun:
 
 
 def debug_stage2() -> StageRun:
+    """`debug_stage1` without captioning, from another seed."""
     run = debug_stage1()
     return replace(run, training=replace(run.training, image_to_text=0.0, seed=1))
 
 
 def debug_stories() -> StageRun:
+    """`debug_stage2` on stories of two pictures, from another seed."""
     run = debug_stage2()
     return replace(run, training=replace(run.training, pictures_per_story=2, seed=2))
 

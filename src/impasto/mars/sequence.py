@@ -46,6 +46,7 @@ class SequenceBatch:
     predicts_begin: bool
 
     def to(self, device: torch.device | str) -> "SequenceBatch":
+        """The batch on another device."""
         device = torch.device(device)
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
@@ -56,10 +57,12 @@ class SequenceBatch:
 
     @property
     def image_targets(self) -> int:
+        """How many targets lie in the picture: codes, and its end token where that has a loss."""
         return len(self.image_rows)
 
     @property
     def word_targets(self) -> int:
+        """How many text tokens are predicted."""
         return len(self.text_rows)
 
     def target_ids(self, rows: Tensor) -> Tensor:
@@ -107,6 +110,7 @@ def image_to_text(
     """`<img> v1..vN </img> caption <end of text>`, to predict the caption and its end.
 
     With image_targets also v1..vN, for a picture without a caption before it. Errors as `text_to_image`.
+    codes [B, N] int64.
     """
     tokens, count = config.tokens, config.image_length(level)
     check_codes(tokens, codes, len(captions), count)

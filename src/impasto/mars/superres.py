@@ -36,15 +36,18 @@ class SuperResolutionBatch:
     high: Tensor
 
     def to(self, device: torch.device | str) -> "SuperResolutionBatch":
+        """The batch on another device."""
         moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
         return replace(self, **moved)
 
     @property
     def image_targets(self) -> int:
+        """How many codes are predicted."""
         return self.high.numel()
 
     @property
     def word_targets(self) -> int:
+        """None: captions are given."""
         return 0
 
 
@@ -57,7 +60,8 @@ def super_resolution(
     least_columns: int = 0,
 ) -> SuperResolutionBatch:
     """captions: text ids, empty for a dropped one. least_columns: of text, padding if all captions are
-    shorter. ValueError for ids that are no text or no codes, or a wrong number of codes."""
+    shorter. ValueError for ids that are no text or no codes, or a wrong number of codes. low, high: codes [B,
+    N] int64, row by row."""
     geometry, count = BlockGeometry.of(config), len(captions)
     check_codes(config.tokens, low, count, geometry.low**2)
     check_codes(config.tokens, high, count, geometry.high**2)

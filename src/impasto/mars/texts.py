@@ -48,6 +48,7 @@ def read_tokeniser(folder: Path) -> Tokenizer:
 
 
 def text_fingerprint(tokeniser: Tokenizer) -> str:
+    """64 hexadecimal digits over the text tokeniser's file: token ids belong to one."""
     return hashlib.sha256(tokeniser.to_str().encode()).hexdigest()
 
 

@@ -28,8 +28,8 @@ SHEET_PICTURES, CELL = 8, 96
 
 
 def launch(preset: str, run: TokenizerRun, options: LaunchOptions, records: Records | None = None) -> str:
-    """Train, on scenes if no records are given; returns how it ended. Raises one-line errors for what cannot
-    be."""
+    """Train, on scenes if no records are given; returns how it ended. ConfigError for weights of another
+    shape; other one-line errors as they come."""
     ranks = Ranks.from_environment(options.device)
     checkpoint = checkpoint_to_resume(run, options)
     ranks.barrier()  # all have looked before the main rank writes

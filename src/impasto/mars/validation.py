@@ -119,12 +119,14 @@ class Mean:
         self.total, self.count = 0.0, 0
 
     def add(self, mean: Tensor | None, count: int) -> None:
+        """A mean over `count` targets; None adds nothing."""
         if mean is not None:
             self.total += float(mean) * count
             self.count += count
 
     @property
     def value(self) -> float:
+        """The mean over all targets; 0 without any."""
         return self.total / max(self.count, 1)
 
 

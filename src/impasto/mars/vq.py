@@ -193,6 +193,7 @@ class CodeUsage:
         return float((-(share * share.log()).sum()).exp())
 
     def reset(self) -> None:
+        """Count from zero."""
         self.counts.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -245,7 +246,8 @@ class VQTokenizer(nn.Module):
         return VQOutput(reconstruction, quantized.ids, quantized.losses, quantized.inputs)
 
     def latents(self, images: Tensor) -> Tensor:
-        """images [B, C, H, W] -> [B, D, h, w] before the lookup."""
+        """images [B, C, H, W] -> [B, D, h, w] before the lookup. ValueError for sides that do not divide by
+        f."""
         factor = self.config.factor
         if images.shape[-1] % factor or images.shape[-2] % factor:
             size = f"{images.shape[-2]}x{images.shape[-1]}"

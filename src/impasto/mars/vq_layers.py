@@ -17,6 +17,7 @@ NORM_EPSILON = 1e-6  # all peers
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    """Group norm with epsilon NORM_EPSILON, [B, C, H, W] -> the same."""
     return nn.GroupNorm(groups, channels, eps=NORM_EPSILON)
 
 

@@ -56,6 +56,7 @@ class Scorer:
         self.knows_scenes = self.name == "two-tower" and "dataset" not in told.get("data", {})
 
     def features(self, images: Tensor) -> Tensor:
+        """images [N, 3, H, W] in [-1, 1] -> [N, D] float32 on the CPU, not normalised."""
         with exact_inference(self.model.device):
             return self.model.embed_images(images.to(self.model.device)).float().cpu()
 
@@ -103,7 +104,8 @@ def align(
     images: Tensor, texts: Tensor, prompts: Sequence[str], *, distractors: int = DISTRACTORS, seed: int = 0
 ) -> Alignment:
     """images [N, D] and texts [N, D] of their prompts, neither normalised. The distractors are drawn with the
-    seed among the other prompts given, one of those that say the same; all of them where there are fewer."""
+    seed among the other prompts given, one of those that say the same; all of them where there are fewer.
+    ValueError unless there are N of all three."""
     if not len(images) == len(texts) == len(prompts) or not prompts:
         raise ValueError(f"{len(images)} pictures, {len(texts)} texts and {len(prompts)} prompts")
     images, texts = F.normalize(images.double(), dim=1), F.normalize(texts.double(), dim=1)

@@ -40,7 +40,7 @@ class FrechetStats:
         self.merge(batch)
 
     def merge(self, other: FrechetStats) -> None:
-        """Take in what another worker saw."""
+        """Take in what another worker saw; ValueError if its features have another width."""
         if other._mean is None or other._scatter is None:
             return
         if self._mean is None or self._scatter is None:

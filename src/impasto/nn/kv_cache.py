@@ -42,6 +42,7 @@ class KeyValuePrefix:
 
     @property
     def lengths(self) -> Tensor:
+        """[B] tokens that count, without padding."""
         return self.mask.sum(1)
 
     @property
@@ -114,6 +115,7 @@ class KeyValueCache:
 
     @property
     def lengths(self) -> Tensor:
+        """[B] tokens that count, without padding."""
         return self.mask[:, : self.length].sum(1)
 
     def prefix(self) -> KeyValuePrefix:
@@ -128,7 +130,9 @@ class KeyValueCache:
         self._next.fill_(length)
 
     def admit(self, mask: Tensor) -> Tensor:
-        """Raises ValueError when the tokens do not fit, or for several at once with `static`."""
+        """Take in the mask [B, T] of new tokens, True for those that count, and return that of all [B, S]
+        that are attended to. Raises ValueError when the tokens do not fit, or for several at once with
+        `static`."""
         stop = self.length + mask.shape[1]
         if stop > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens; {stop} were asked of it")

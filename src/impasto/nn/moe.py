@@ -59,9 +59,9 @@ def balance_loss(
 ) -> Tensor:
     """Switch Transformer's load balancing, E * sum_e f_e P_e: one when uniform, E when collapsed.
 
-    f is the share of tokens, P the mean probability, taken over each image and averaged (the published
-    code), over the batch, or over the batches of all ranks: `reduce_mean` averages f across ranks. It needs
-    no gradient, so averaging the gradients of the ranks then gives the gradient of the global loss.
+    f is the share of tokens, P the mean probability, taken over each image and averaged (the published code),
+    over the batch, or over the batches of all ranks: `reduce_mean` averages f across ranks. It needs no
+    gradient, so averaging the gradients of the ranks then gives the gradient of the global loss. Scalar.
     """
     experts = routing.load.shape[-1]
     load, probability = routing.load, routing.mean_probability
@@ -141,6 +141,7 @@ class Experts(nn.Module):
 
     @property
     def count(self) -> int:
+        """How many experts."""
         return self.weight_in.shape[0]
 
     def forward(self, x: Tensor, expert_index: Tensor, method: GroupedMethod | None = None) -> Tensor:

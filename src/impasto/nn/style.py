@@ -22,7 +22,7 @@ DEMODULATION_EPSILON = 1e-8  # published code
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """sqrt(2) * LeakyReLU(x, 0.2): keeps unit variance (StyleGAN2, published code)."""
+    """sqrt(2) * LeakyReLU(x, 0.2): keeps unit variance (StyleGAN2, published code). Any shape."""
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 

@@ -87,7 +87,8 @@ class Draft:
 @contextmanager
 def new_checkpoint(run: Path, images: int, state: Mapping[str, Any]) -> Iterator[Draft]:
     """Yield a folder to put files in; on success state.json and the manifest join them, all is flushed to
-    disk and renamed to its place. Holds the lock of the run's checkpoints. CheckpointError if it fails."""
+    disk and renamed to its place. Holds the lock of the run's checkpoints. CheckpointError if it fails.
+    ValueError for a state that is not JSON."""
     try:
         document = json.dumps(state, indent=1) + "\n"
     except (TypeError, ValueError) as error:
@@ -129,7 +130,8 @@ def write_entry(file: Path, group: Mapping[str, Tensor]) -> None:
 
 
 def verify_checkpoint(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose every file has the right size and checksum, or CheckpointError."""
+    """The manifest of a checkpoint whose every file has the right size and checksum. DamagedCheckpointError
+    for another, CheckpointError if it cannot be read."""
     path = Path(path)
     manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
@@ -148,7 +150,8 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
 
 def load_checkpoint(path: Path, *, verified: bool = False) -> tuple[Tensors, dict[str, Any]]:
     """(tensors, state) of a checkpoint, on the CPU. Checksums are verified unless `verified` says that
-    `latest_checkpoint` just did so."""
+    `latest_checkpoint` just did so. CheckpointError if it cannot be read, DamagedCheckpointError if what it
+    holds is wrong."""
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(
@@ -170,7 +173,7 @@ def load_checkpoint(path: Path, *, verified: bool = False) -> tuple[Tensors, dic
 
 def latest_checkpoint(run: Path, warn: Callable[[str], None] = _logger.warning) -> Path | None:
     """The newest checkpoint of a run that is complete and has the right checksums; None if it has none yet.
-    Damaged ones are reported by `warn` and passed over. If all are damaged that is an error, so that a run is
+    Damaged ones are reported by `warn` and passed over. CheckpointError if all are damaged, so that a run is
     never begun again by accident."""
     clean_leftovers(run)
     found = checkpoints(run)
@@ -189,7 +192,7 @@ def latest_checkpoint(run: Path, warn: Callable[[str], None] = _logger.warning) 
 def prune(run: Path, keep_last: int = 2, keep: Iterable[Path] = ()) -> list[Path]:
     """Remove all but the newest `keep_last` whole checkpoints and those in `keep` (the best one, say); return
     what was removed. The one written last always stays, also when a damaged or abandoned one has a higher
-    number."""
+    number. ValueError for keep_last below 1."""
     if keep_last < 1:
         raise ValueError(f"keep_last={keep_last} should be at least 1")
     found = checkpoints(run)

@@ -93,7 +93,7 @@ class Ranks:
 
     @torch.no_grad()
     def sum_across_ranks(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, a new tensor without history."""
+        """The sum over the ranks, of the same shape: a new tensor without history."""
         return self._all_reduced(tensor.detach().clone())
 
     def total(self, count: int) -> int:
@@ -102,7 +102,7 @@ class Ranks:
 
     @torch.no_grad()
     def mean_across_ranks(self, tensor: Tensor) -> Tensor:
-        """The mean over the ranks, a new tensor without history."""
+        """The mean over the ranks, of the same shape: a new tensor without history."""
         mean = self.sum_across_ranks(tensor)
         if self.world_size > 1:
             mean /= self.world_size

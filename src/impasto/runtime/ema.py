@@ -39,7 +39,8 @@ class AverageByImages:
     @torch.no_grad()
     def update(self, source: nn.Module | Mapping[str, Tensor], batch_images: int, images_seen: int) -> float:
         """Once after each optimiser step, with the images of that step over all accumulation rounds and
-        ranks, and the images seen before it. Returns the decay used."""
+        ranks, and the images seen before it. Returns the decay used. ValueError if names or shapes changed
+        since the average was begun."""
         averaged, copied = _split(source)
         if averaged.keys() != self.parameters.keys() or copied.keys() != self.buffers.keys():
             odd = sorted((averaged.keys() | copied.keys()) ^ (self.parameters.keys() | self.buffers.keys()))
@@ -62,7 +63,7 @@ class AverageByImages:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> list[str]:
         """Continue from a saved average. Names that were not saved (layers grown since) keep the weights the
-        average was begun with and are returned."""
+        average was begun with and are returned. CheckpointError for a tensor of another shape."""
         fresh = []
         for name, tensor in self.state_dict().items():
             if name not in state:
@@ -79,7 +80,8 @@ class AverageByImages:
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        """Give `module` the averaged weights and the buffers, in its own number type."""
+        """Give `module` the averaged weights and the buffers, in its own number type. ValueError naming the
+        first that is not in both."""
         target = _tensors(module.state_dict(keep_vars=True))
         if target.keys() != self.state_dict().keys():
             odd = sorted(target.keys() ^ self.state_dict().keys())

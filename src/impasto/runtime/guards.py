@@ -56,10 +56,12 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
+        """Whether the time is over."""
         return self.seconds_left <= 0
 
     @property
     def seconds_left(self) -> float:
+        """Seconds until then, below 0 afterwards; infinite without a limit."""
         return float("inf") if self._end is None else self._end - self._clock()
 
 

@@ -40,7 +40,8 @@ class MetricsWriter:
 
     def write(self, images: int, metrics: Mapping[str, Any], time: Mapping[str, Any] | None = None) -> None:
         """One line. Values are numbers, scalar tensors, text, or lists and tables of these; a number that is
-        not finite becomes null. What may differ between equal runs goes into `time`."""
+        not finite becomes null. What may differ between equal runs goes into `time`. ValueError for a name
+        that is none, MetricsError if the disk does not take it."""
         for name in ("images", TIME):
             if name in metrics:
                 raise ValueError(f"'{name}' is not a name for a metric")
@@ -54,7 +55,8 @@ class MetricsWriter:
             raise _unwritable(self.path, error) from error
 
     def truncate_to(self, images: int) -> int:
-        """Drop the lines beyond `images`, atomically; return how many."""
+        """Drop the lines beyond `images`, atomically; return how many. MetricsError if the file cannot be
+        written."""
         dropped = 0
         self._file.close()
         try:

@@ -48,8 +48,9 @@ def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_model(
     path: Path, family: str, config: Mapping[str, Any], state: Mapping[str, Tensor], card: str
 ) -> None:
-    """Write a whole model directory atomically. Refuses to replace a folder that is not a model. Sharded
-    tensors are gathered one at a time, as `write_tensors` says."""
+    """Write a whole model directory atomically. ModelDirectoryError for a folder that is no model, which is
+    not replaced, or one that cannot be written. Sharded tensors are gathered one at a time, as
+    `write_tensors` says."""
     path = Path(path)
     if path.is_dir() and any(path.iterdir()) and not is_model_directory(path):
         raise ModelDirectoryError(f"{path} exists and is not a model directory; choose another folder")
@@ -68,7 +69,7 @@ def save_model(
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    """(family, configuration) of a model directory."""
+    """(family, configuration) of a model directory; ModelDirectoryError if it is none."""
     try:
         document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -84,7 +85,8 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
 
 def load_weights(path: Path, module: nn.Module) -> None:
     """Give a module built on the meta device the tensors of a model directory, memory-mapped. fp16, which
-    nothing here computes in, is widened to the module's own type."""
+    nothing here computes in, is widened to the module's own type. ModelDirectoryError naming the first tensor
+    that is missing, unknown or of another shape."""
     file = path / WEIGHTS
     try:
         state = load_file(file)

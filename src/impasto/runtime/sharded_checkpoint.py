@@ -99,7 +99,7 @@ def load_sharded_checkpoint(
 ) -> tuple[Tensors, dict[str, Any]]:
     """As `load_checkpoint`, of a checkpoint of either kind. Where `target(group, name)` is a sharded tensor
     of the saved shape, this rank's rows alone are read, and come sharded in the same way; any other tensor
-    comes whole."""
+    comes whole. Errors as there."""
     path = Path(path)
     manifest = read_manifest(path) if verified else verify_checkpoint(path)
     names = [name for name in manifest["files"] if name.endswith(SUFFIX)]

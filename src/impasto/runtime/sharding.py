@@ -47,7 +47,7 @@ def own_rows(tensor: Tensor) -> Tensor:
 
 
 def row_range(tensor: Tensor) -> tuple[int, int]:
-    """(start, stop) of this rank's rows among all: equal parts, the last ones short."""
+    """(start, stop) of this rank's rows [rows, ...] among all: equal parts, the last ones short."""
     mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
     rows, length = tensor.shape[0], -(-tensor.shape[0] // mesh.size())
     start = min(mesh.get_local_rank() * length, rows)
@@ -89,8 +89,8 @@ def take_part(tensors: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def clip_norm(gradients: Sequence[Tensor], limit: float, ranks: Ranks) -> Tensor:
-    """Scale gradients, given as this rank's rows, so that their norm over all ranks is at most `limit`; the
-    norm before."""
+    """Scale gradients, given as this rank's rows, so that their norm over all ranks is at most `limit`;
+    returns the norm before, a scalar."""
     own = nn.utils.get_total_norm([gradient for gradient in gradients if gradient.numel()])
     norm = ranks.sum_across_ranks(own.to(ranks.device).double().square()).sqrt()
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)

@@ -55,7 +55,8 @@ def load_optimizer(
 ) -> Restored:
     """Give `optimizer` the state saved under the names of its parameters, bit for bit. A parameter whose name
     was not saved (a layer grown since) starts fresh. `options` also restores the learning rate and the like
-    of each group, found by the first of its parameters that was saved."""
+    of each group, found by the first of its parameters that was saved. CheckpointError for a tensor of
+    another shape."""
     names = {id(parameter): name for name, parameter in named}
     shapes, fresh = saved["shapes"], []
     by_name: dict[str, dict[str, Any]] = {name: dict(values) for name, values in saved["values"].items()}
@@ -106,7 +107,8 @@ def rng_state(generators: Generators | None = None) -> tuple[dict[str, Tensor], 
 def set_rng_state(
     tensors: Mapping[str, Tensor], saved: Mapping[str, Any], generators: Generators | None = None
 ) -> None:
-    """Continue the random numbers where `rng_state` was called. GPUs that are not there are passed over."""
+    """Continue the random numbers where `rng_state` was called. GPUs that are not there are passed over.
+    CheckpointError for one that was not saved."""
     torch.set_rng_state(tensors["torch"].clone())
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

@@ -48,7 +48,7 @@ def fill(network: nn.Module, stem: Path) -> None:
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """The layers of a .param file, in order. Raises as `fill` does."""
+    """The layers of a .param file, in order. ValueError in one line for anything else."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

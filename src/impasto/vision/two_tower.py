@@ -261,9 +261,11 @@ class TwoTower:
         return [maps[MAP_STRIDES.index(stride)] for stride in self.config.strides], pooled
 
     def embed_images(self, images: Tensor) -> Tensor:
+        """images [N, 3, H, W] in [-1, 1] -> [N, D] float32."""
         return self.embed_observed(*self.observe(images))
 
     def embed_texts(self, texts: list[str]) -> Tensor:
+        """[N, D] float32, a row for each text."""
         with exact_inference(self.device):
             return self.embed_features(self.encoder.encode(texts))
 

@@ -73,7 +73,8 @@ class TwoTowerState:
         return self.last_checkpoint
 
     def restore(self, checkpoint: Path) -> dict[str, Any]:
-        """Take up a verified checkpoint of the same heads; returns its JSON state."""
+        """Take up a verified checkpoint of the same heads; returns its JSON state. CheckpointError for one of
+        other heads."""
         tensors, state = load_checkpoint(checkpoint, verified=True)
         self.model.heads.load_state_dict(tensors["heads"])
         restored = load_optimizer(

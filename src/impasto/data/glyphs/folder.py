@@ -12,7 +12,7 @@ DESCRIPTION, WORK = "build.json", ".work"
 
 
 def claim(out: Path, made_of: dict[str, Any]) -> None:
-    """The folder, for this build alone."""
+    """The folder, for this build alone. DataError if it holds anything but the same build, unfinished."""
     started = out / WORK / DESCRIPTION
     if started.is_file():
         if json.loads(started.read_text("utf-8")) != made_of:

@@ -78,12 +78,12 @@ def paint(task: Task) -> Painted:
         return _fault("nothing to see")
     if task.drawing.crop and max(layer.size) > LARGEST_ASPECT * min(layer.size):
         return _fault("too narrow")
-    picture = _on(layer, task.background, side).resize((task.size, task.size), Image.Resampling.LANCZOS)
+    picture = _on(layer, task.background).resize((task.size, task.size), Image.Resampling.LANCZOS)
     if np.asarray(picture).reshape(-1, 3).std(axis=0).max() < LEAST_CONTRAST:
         return _fault("no contrast with the background")
     file = io.BytesIO()
     picture.save(file, format="PNG")
-    return Painted(file.getvalue(), look_of(_on(layer, LOOK_GROUND, side)), "")
+    return Painted(file.getvalue(), look_of(_on(layer, LOOK_GROUND)), "")
 
 
 def require_renderer() -> str:
@@ -138,7 +138,7 @@ def _visible(layer: Image.Image | None) -> tuple[int, int, int, int] | None:
     return None if layer is None else layer.getchannel("A").point(lambda a: 255 * (a > FAINT)).getbbox()
 
 
-def _on(layer: Image.Image, background: tuple[int, int, int], side: int) -> Image.Image:
+def _on(layer: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """RGB: the layer in the middle of a square with a margin, painted over the background."""
     longer = max(layer.size)
     margin = round(longer * MARGIN / (1 - 2 * MARGIN))

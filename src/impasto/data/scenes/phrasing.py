@@ -52,6 +52,7 @@ def phrase(
     """Say exactly the facts of a requirement.
 
     ``shape_led`` is the chance that an object's shape is said as an adjective ("a heart-shaped red object").
+    ValueError for a language that is none of LANGUAGES.
     """
     if language not in LANGUAGES:
         raise ValueError(f"no language called {language!r}: choose from {', '.join(LANGUAGES)}")

@@ -61,13 +61,14 @@ class Reader:
         return ValueError(f"cannot place the word {token.text!r}: a word for {expected} is expected here")
 
     def relate(self, kind: str, subject: int, other: int) -> None:
-        """Note a relation between two described objects."""
+        """Note a relation between two described objects. ValueError for an object and itself."""
         if subject == other:
             raise ValueError(f"an object is said to be {kind!r} itself: name two different objects")
         self.relations.append(Relation.of(kind, subject, other))
 
     def settle(self, phrase: NounPhrase) -> int:
-        """The index of the object that a phrase means: an earlier one it refers back to, or a new one."""
+        """The index of the object that a phrase means: an earlier one it refers back to, or a new one.
+        ValueError if it could be several."""
         if phrase.back:
             stated = phrase.attributes.items()
             matches = [index for index, known in enumerate(self.objects) if stated <= known.items()]
@@ -82,13 +83,13 @@ class Reader:
         return len(self.objects) - 1
 
     def set_background(self, token: Token) -> None:
-        """Note the background, which can be stated once."""
+        """Note the background, which can be stated once. ValueError for a second one."""
         if self.background not in (None, token.value):
             raise ValueError(f"two backgrounds, {self.background!r} and {token.value!r}: name one")
         self.background = token.value
 
     def set_attribute(self, attributes: dict[str, str], token: Token, kind: str | None = None) -> None:
-        """Add what a word says about an object."""
+        """Add what a word says about an object. ValueError if it contradicts what was said."""
         kind = kind or token.kind
         if attributes.setdefault(kind, token.value) != token.value:
             raise ValueError(
@@ -96,7 +97,8 @@ class Reader:
             )
 
     def predicate(self, index: int) -> bool:
-        """Read "is red" about an object; False if the next words are not of that kind."""
+        """Read "is red" about an object; False if the next words are not of that kind. ValueError if it
+        contradicts what was said before."""
         if self.peek() != "is" or self.peek(1) not in ("size", "texture", "colour"):
             return False
         self.at += 1

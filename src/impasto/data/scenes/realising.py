@@ -31,7 +31,8 @@ def scene_for(prompt: str, rng: np.random.Generator) -> Scene:
 
 
 def realise(requirement: Requirement, rng: np.random.Generator) -> Scene:
-    """A scene that satisfies the requirement, its relations with a clear margin."""
+    """A scene that satisfies the requirement, its relations with a clear margin. ValueError where no scene
+    can: too many objects, more than one contact or containment, no room."""
     if not 1 <= requirement.total <= MAX_OBJECTS:
         raise ValueError(f"{requirement.total} objects asked for: a scene holds 1 to {MAX_OBJECTS}")
     bonds = [relation for relation in requirement.relations if relation.kind in ("touching", "inside")]

@@ -68,7 +68,7 @@ def _paint(canvas: Array, item: SceneObject) -> None:
 
 
 def render_array(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
-    """The scene as [size, size, 3] uint8."""
+    """The scene as [size, size, 3] uint8. ValueError for a size outside SMALLEST_SIZE to LARGEST_SIZE."""
     if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
         raise ValueError(f"cannot render a scene at {size} pixels: choose {SMALLEST_SIZE} to {LARGEST_SIZE}")
     canvas = np.empty((size, size, 3), dtype=np.float32)
