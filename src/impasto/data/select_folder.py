@@ -17,7 +17,8 @@ DESCRIPTION, MADE_BY = "selection.json", "impasto data select"
 
 
 def find_files(sources: list[str]) -> list[str]:
-    """Parquet files of files, folders (within too, hidden ones apart) and patterns, each once, sorted."""
+    """Parquet files of files, folders (within too, hidden ones apart) and patterns, each once, sorted.
+    DataError for a source that holds none."""
     found: dict[Path, str] = {}
     for source in sources:
         folder = Path(source)
@@ -37,7 +38,8 @@ def find_files(sources: list[str]) -> list[str]:
 
 @contextmanager
 def workspace(out: Path) -> Iterator[Path]:
-    """A folder beside `out` for this process alone, gone at the end; what a killed run left is dropped."""
+    """A folder beside `out` for this process alone, gone at the end; what a killed run left is dropped.
+    DataError while another selection is written there."""
     work = out.resolve().with_name(f".{out.resolve().name}.select.tmp")
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:

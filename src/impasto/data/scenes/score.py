@@ -207,7 +207,8 @@ class ScoreSummary:
 
 
 def score_images(images: Sequence[Image.Image], texts: Sequence[str]) -> ScoreSummary:
-    """Score each picture against its prompt, and sum up."""
+    """Score each picture against its prompt, and sum up. ValueError unless there are as many of each, and at
+    least one."""
     if len(images) != len(texts) or not images:
         raise ValueError(
             f"{len(images)} pictures and {len(texts)} prompts: give as many of each, and at least one"
