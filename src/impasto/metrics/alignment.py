@@ -103,7 +103,8 @@ def align(
     images: Tensor, texts: Tensor, prompts: Sequence[str], *, distractors: int = DISTRACTORS, seed: int = 0
 ) -> Alignment:
     """images [N, D] and texts [N, D] of their prompts, neither normalised. The distractors are drawn with the
-    seed among the other prompts given, one of those that say the same; all of them where there are fewer."""
+    seed among the other prompts given, one of those that say the same; all of them where there are fewer.
+    ValueError unless there are as many of each, and at least one."""
     if not len(images) == len(texts) == len(prompts) or not prompts:
         raise ValueError(f"{len(images)} pictures, {len(texts)} texts and {len(prompts)} prompts")
     images, texts = F.normalize(images.double(), dim=1), F.normalize(texts.double(), dim=1)
