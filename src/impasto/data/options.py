@@ -12,7 +12,8 @@ LARGEST_PICTURE = 178_956_970  # pixels; beyond this Pillow refuses by itself
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """`source`, `format`, `samples` and `fingerprint` are filled in from --data when a run starts."""
+    """`source`, `format`, `samples` and `fingerprint` are filled in from --data when a run starts.
+    ConfigError for a value out of range."""
 
     source: str = ""  # as --data named it; empty: scenes
     format: Format = "auto"
