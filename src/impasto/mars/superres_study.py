@@ -255,7 +255,6 @@ def _share_codes(out: Path, folder: Path, seed: int) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Options of `python -m impasto.mars.superres_study`."""
     parser = argparse.ArgumentParser(
         prog="python -m impasto.mars.superres_study", description=__doc__.split(":")[0]
     )

@@ -101,7 +101,8 @@ class ChineseReader(Reader):
                 return
 
     def tail(self, named: list[int]) -> bool:
-        """Read what may follow a noun: a relation or a property; False if nothing does."""
+        """Read what may follow a noun: a relation or a property; False if nothing does. ValueError for a
+        mutual contact of one object."""
         of = 1 if self.peek() == "of" else 0
         if self.peek() == "at":  # A在B的左边
             self.at += 1

@@ -173,7 +173,7 @@ class EnglishReader(Reader):
         return True
 
     def mutual(self, named: list[int], verb: int) -> None:
-        """Read "A and B touching (each other)"."""
+        """Read "A and B touching (each other)". ValueError for one object alone."""
         self.at += verb
         token = self.need("mutual", "place")
         if token.value != "touching":
@@ -207,7 +207,8 @@ class EnglishReader(Reader):
         return True
 
     def noun(self) -> int:
-        """Read a noun phrase and return the object it means."""
+        """Read a noun phrase and return the object it means. ValueError for any other words, or a plural
+        without its number."""
         definite = self.take("definite") is not None
         number = self.take("number")
         indefinite = number is None and self.take("indefinite") is not None

@@ -44,7 +44,7 @@ class Reader:
         return None
 
     def need(self, *kinds: str) -> Token:
-        """The next token, which must be of one of these kinds."""
+        """The next token, which must be of one of these kinds. ValueError for any other."""
         token = self.take(*kinds)
         if token is None:
             raise self.surprise(" or ".join(kinds))
