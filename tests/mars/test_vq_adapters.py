@@ -8,19 +8,17 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from impasto.config import ConfigError
+from impasto.cli import main
+from impasto.mars.directories import load_tokenizer
 from impasto.mars.vq import VQConfig, VQTokenizer
 from impasto.mars.vq_adapters import (
     ForeignTokenizerError,
     detect_layout,
     from_foreign,
     load_foreign,
-    load_tokenizer,
     read_weights,
-    save_tokenizer,
     to_foreign,
 )
-from impasto.runtime.model_directory import ModelDirectoryError, save_model
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
@@ -383,16 +381,26 @@ def test_directories_heed_their_config(tmp_path):
     assert torch.equal(load_foreign(tmp_path).encode(images), model.encode(images))
 
 
-def test_our_own_directory_goes_both_ways(tmp_path):
-    model = small(normalize="both", patch=2)
-    save_tokenizer(tmp_path / "model", model, "# a card\n")
-    again = load_tokenizer(tmp_path / "model")
-    assert again.config == model.config
+def test_the_command_makes_what_training_takes(tmp_path, capsys):
+    model = small(channels=(32, 32), norm_groups=32)  # as all published ones
+    save_file(to_foreign(model, "taming"), tmp_path / "vq.safetensors")
+    made = tmp_path / "made"
+    assert main(["convert", str(tmp_path / "vq.safetensors"), str(made), "--tokenizer", "auto"]) == 0
+    assert f"wrote {made}" in capsys.readouterr().out
+    part = load_tokenizer(made)
+    assert part.tokenizer.config == model.config and part.provenance == {"converted_from": "vq.safetensors"}
     images = pictures(8)
-    assert torch.equal(again.encode(images), model.encode(images))
-    assert torch.equal(again(images).reconstruction, model(images).reconstruction)
-    with pytest.raises(ModelDirectoryError):
-        load_tokenizer(tmp_path)
-    save_model(tmp_path / "other", "aurora", {}, {"a": torch.zeros(1)}, "")
-    with pytest.raises(ConfigError, match="family 'aurora'"):
-        load_tokenizer(tmp_path / "other")
+    assert torch.equal(part.tokenizer.encode(images), model.encode(images))
+    assert torch.equal(part.tokenizer(images).reconstruction, model(images).reconstruction)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("precious")
+    for target, layout, message in (
+        (tmp_path / "mine", "auto", "is not a model directory"),
+        (tmp_path / "other", "llamagen", "tensor '"),
+    ):
+        source = tmp_path / "vq.safetensors"
+        assert main(["convert", str(source), str(target), "--tokenizer", layout]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        assert message in error
+    assert (tmp_path / "mine/thesis.tex").read_text() == "precious" and not (tmp_path / "other").exists()

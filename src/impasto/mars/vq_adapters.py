@@ -1,4 +1,4 @@
-"""Tokenizers on disk: our own directories, and the weights of taming (with openMUSE's), diffusers' `VQModel`
+"""Other people's image tokenizers: the weights of taming (with openMUSE's), diffusers' `VQModel`
 (with aMUSEd's), LlamaGen's VQ-16 and transformers' `JanusVQVAE`.
 
 A foreign layout is a list of rewritings of our parameter names into its own. The configuration is read off
@@ -17,12 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from impasto.config import ConfigError, first_line, from_dict, to_dict
+from impasto.config import ConfigError, first_line, to_dict
+from impasto.mars.directories import TOKENIZER_FAMILY, save_directory
 from impasto.mars.vq import VQConfig, VQTokenizer
-from impasto.runtime.model_directory import load_weights, read_config, save_model
 
 Layout = Literal["taming", "diffusers", "llamagen", "janus"]
-FAMILY = "mars-tokenizer"
 NORMALIZE: dict[Layout, Literal["both", "decode", "none"]] = {
     "taming": "none",
     "diffusers": "none",
@@ -87,20 +86,17 @@ class ForeignTokenizerError(ValueError):
     """A checkpoint that is not what it should be; the message is one line."""
 
 
-def save_tokenizer(path: Path, tokenizer: VQTokenizer, card: str) -> None:
-    """Write a model directory of our own; `card` is its README."""
-    save_model(path, FAMILY, {"tokenizer": to_dict(tokenizer.config)}, tokenizer.state_dict(), card)
-
-
-def load_tokenizer(path: Path) -> VQTokenizer:
-    """Read a directory that `save_tokenizer` wrote. ModelDirectoryError or ConfigError in one line."""
-    family, document = read_config(path)
-    if family != FAMILY:
-        raise ConfigError(f"{path} holds a model of the family '{family}', not {FAMILY}")
-    with torch.device("meta"):
-        tokenizer = VQTokenizer(from_dict(VQConfig, document.get("tokenizer", {})))
-    load_weights(path, tokenizer)
-    return tokenizer.eval()
+def foreign_to_directory(source: Path, target: Path, layout: Layout | None = None) -> None:
+    """Write a foreign tokenizer, read as by `load_foreign`, as a model directory that runs take as their
+    `tokenizer`. Raises ForeignTokenizerError, or ModelDirectoryError where `target` is something else."""
+    tokenizer = load_foreign(source, layout)
+    card = (
+        f"# {target.name}\n\nAn image tokenizer: pictures to {tokenizer.config.codes} codes at "
+        f"f = {tokenizer.config.factor} and back, from `{source.name}`; whose weights these are and "
+        "under which licence, its source says.\n"
+    )
+    document = {"model": to_dict(tokenizer.config), "provenance": {"converted_from": source.name}}
+    save_directory(target, TOKENIZER_FAMILY, document, tokenizer.state_dict(), card)
 
 
 def load_foreign(path: Path, layout: Layout | None = None) -> VQTokenizer:
