@@ -16,7 +16,7 @@ PerLevel = dict[int, int] | int  # one number for all levels, or one per resolut
 
 
 def at_level(table: PerLevel, resolution: int, name: str = "the table") -> int:
-    """The entry of a per-level setting for one resolution."""
+    """The entry of a per-level setting for one resolution. Raises ConfigError if there is none."""
     if isinstance(table, int):
         return table
     if resolution not in table:

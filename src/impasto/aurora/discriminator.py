@@ -264,7 +264,8 @@ class Discriminator(nn.Module):
 
     def embed_text(self, tokens: Tensor, eot_index: Tensor, mask: Tensor | None = None) -> Tensor:
         """Frozen features tokens [B, T, C], eot_index [B] int64, mask [B, T] bool with True for tokens that
-        count (None: all) -> text vector [B, text_width]. What stands behind the mask has no effect."""
+        count (None: all) -> text vector [B, text_width]. What stands behind the mask has no effect. Raises
+        ValueError for tokens of another shape."""
         width = self.config.input_dim
         if tokens.ndim != 3 or tokens.shape[2] != width:
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}; expected [B, T, {width}]")
@@ -273,7 +274,8 @@ class Discriminator(nn.Module):
         return self.text(tokens.to(next(self.parameters()).dtype), eot_index, mask)
 
     def score(self, features: Features, text: Tensor) -> Scores:
-        """Logits {(input side, output side): [B, 1, side, side]}, in fp32 at least; text [B, text_width]."""
+        """Logits {(input side, output side): [B, 1, side, side]}, in fp32 at least; text [B, text_width].
+        Raises ValueError for text of another shape."""
         if text.shape != (len(features), self.config.text_width):
             expected = (len(features), self.config.text_width)
             raise ValueError(f"text has shape {tuple(text.shape)}; expected {expected}")

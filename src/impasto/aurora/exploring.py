@@ -79,7 +79,8 @@ def principal_directions(
     pipe: AuroraPipeline, prompts: Sequence[str], count: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """The `count` directions [count, D] along which w of these prompts' pictures spreads most (GANSpace), as
-    long as one standard deviation, and each one's share of the whole variance [count]."""
+    long as one standard deviation, and each one's share of the whole variance [count]. Raises ValueError
+    unless there are more prompts than directions."""
     if not 1 <= count < len(prompts):
         raise ValueError(f"{count} directions need more than {count} prompts, not {len(prompts)}")
     w = latents_of(pipe, prompts, [seed + n for n in range(len(prompts))]).wp[:, 0].double()
@@ -92,7 +93,8 @@ def principal_directions(
 @torch.no_grad()
 def share_of_noise(pipe: AuroraPipeline, prompts: Sequence[str], draws: int = 8, seed: int = 0) -> float:
     """How much of the variance of pixels among pictures is due to noise, prompts given; the rest is due to
-    the prompt. 0: noise changes nothing, 1: the prompt changes nothing."""
+    the prompt. 0: noise changes nothing, 1: the prompt changes nothing. Raises ValueError for fewer than two
+    prompts or two draws."""
     if draws < 2 or len(prompts) < 2:
         raise ValueError("the share of noise needs two prompts and two draws of each, at least")
     own = [seed + draws * n for n in range(len(prompts))]  # the same few noises for all would be no sample

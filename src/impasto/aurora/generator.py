@@ -87,7 +87,8 @@ class Generator(nn.Module):
         return self.text_head(text_tokens, eot_index, text_mask)
 
     def truncate(self, wp: Tensor, psi: float, layers: int) -> Tensor:
-        """Pull the first `layers` slots of wp [B, slots, D] towards w_avg; psi = 1 or layers = 0 is none."""
+        """Pull the first `layers` slots of wp [B, slots, D] towards w_avg; psi = 1 or layers = 0 is none.
+        Raises ValueError for psi above 1."""
         if psi > 1:
             raise ValueError(f"truncation_psi={psi} should be at most 1")
         if psi == 1 or layers <= 0:

@@ -58,7 +58,8 @@ FREE = (
 
 
 def find_run(preset: str, settings: Sequence[str]) -> AuroraRun:
-    """A preset, or a saved config.json, with overrides applied."""
+    """A preset, or a saved config.json, with overrides applied. Raises ConfigError if there is no such
+    preset."""
     if preset in RUNS:
         return override(RUNS[preset](), settings)
     if Path(preset).is_file():

@@ -100,9 +100,10 @@ def score_step(
 ) -> StepScores:
     """Scores of real and generated pyramids with their own captions, and with wrong ones.
 
-    text, wrong [B, D]; text belongs to both: real[n] and fake[n] are pictures of caption n. One pass
-    through the trunk, which is exact since nothing crosses the two halves; wrong captions cost the heads
-    alone.
+    text, wrong [B, D]; text belongs to both: real[n] and fake[n] are pictures of caption n. One pass through
+    the trunk, which is exact since nothing crosses the two halves; wrong captions cost the heads alone.
+    Raises ValueError if the levels of the pyramids differ, or the batch does not divide into groups of
+    `deviation_group`.
     """
     if real.keys() != fake.keys():
         raise ValueError(f"levels differ: real {sorted(real)}, generated {sorted(fake)}")

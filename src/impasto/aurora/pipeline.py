@@ -77,7 +77,7 @@ class AuroraPipeline:
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "AuroraPipeline":
         """Read a model directory; its generator is frozen. Raises ModelDirectoryError or ConfigError in one
-        line."""
+        line. ValueError for a model of another family."""
         path = Path(path)
         family, document = read_config(path)
         if family != FAMILY:
@@ -150,7 +150,8 @@ class AuroraPipeline:
         truncation: psi in [-1, 1]; 1 or None is none, 0 the mean alone. "average" pulls w towards the mean w
         of training, psi w + (1 - psi) w_avg. "prompt" is the released script's: that, and then the same again
         towards the mean w of the prompt over 16 draws, always the same ones. truncation_layers: how many
-        slots, all by default.
+        slots, all by default. Raises ValueError if the number of seeds is neither one nor that of the
+        prompts.
         """
         if not self.trained:
             warnings.warn(f"'{self.name}' is untrained: its pictures show no prompt", stacklevel=2)

@@ -33,7 +33,7 @@ class LayerOfExperts:
 
 
 def layers_of_experts(pipe: AuroraPipeline) -> list[LayerOfExperts]:
-    """All of them, in the order of `Generation.routing`."""
+    """All of them, in the order of `Generation.routing`. Raises ValueError for a model without any."""
     found: list[LayerOfExperts] = []
     for level in pipe.generator.levels:
         if level.resolution not in pipe.config.generator.active_resolutions:

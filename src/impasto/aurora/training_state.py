@@ -166,7 +166,8 @@ class TrainingState:
         return self.last_checkpoint
 
     def restore(self, checkpoint: Path) -> dict[str, Any]:
-        """Take up a verified checkpoint of the same networks; returns its JSON state."""
+        """Take up a verified checkpoint of the same networks; returns its JSON state. Raises CheckpointError
+        if it holds tensors of another network."""
         tensors, state = load_checkpoint(checkpoint, verified=True)
         unknown = self.average.load_state_dict(tensors["average"])
         for name, part in self.trained.items():

@@ -93,7 +93,8 @@ class Ablation:
     language: LanguagePart
 
     def run_of(self, cell: str, seed: int) -> StageRun:
-        """The run of a cell; its own settings win over those given for all."""
+        """The run of a cell; its own settings win over those given for all. Raises ConfigError if the preset
+        is of another kind than StageRun."""
         base = find_run(self.preset, self.settings)
         if not isinstance(base, StageRun):
             raise ConfigError(f"--preset should have a stage1; {self.preset} is none")

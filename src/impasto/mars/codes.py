@@ -136,7 +136,8 @@ def prepare_codes(
 
 
 def read_codes(out: Path, run: StageRun, part: TokenizerPart) -> CodeStore:
-    """The pictures that `prepare_codes` has written, every file checked."""
+    """The pictures that `prepare_codes` has written, every file checked. Raises CodesError for a file that is
+    gone or not what was written."""
     folder = out / CODES
     files = _check_made_of(folder, _made_of(run, part))["files"]
     tensors: list[dict[str, Tensor]] = []

@@ -148,7 +148,8 @@ def save_directory(
     card: str,
     tokeniser: Tokenizer | None = None,
 ) -> None:
-    """Write a whole model directory atomically, with tokenizer.json if there is a text tokeniser."""
+    """Write a whole model directory atomically, with tokenizer.json if there is a text tokeniser. Raises
+    ModelDirectoryError if something else stands at `path`."""
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_model_directory(path)):
         raise ModelDirectoryError(f"{path} exists and is not a model directory; choose another folder")
@@ -169,7 +170,8 @@ def find_directory(place: str | Path, name: str) -> Path:
 
 
 def load_tokenizer(place: str | Path, name: str = "tokenizer") -> TokenizerPart:
-    """The image tokenizer of a run, of its model directory, or of a whole model."""
+    """The image tokenizer of a run, of its model directory, or of a whole model. Raises ConfigError for a
+    model of another family."""
     path = find_directory(place, name)
     family, document = _read(path)
     if family == FAMILY:
@@ -185,7 +187,8 @@ def load_tokenizer(place: str | Path, name: str = "tokenizer") -> TokenizerPart:
 
 
 def load_language(place: str | Path, name: str = "language") -> LanguagePart:
-    """The language model of a run, of its model directory, of a whole model, or of a Hugging Face folder."""
+    """The language model of a run, of its model directory, of a whole model, or of a Hugging Face folder.
+    Raises ConfigError for a model of another family, or weights that cannot be read."""
     path = find_directory(place, name)
     if _is_hugging_face(path):
         model = from_directory(path, image_vocab=2)
@@ -207,7 +210,8 @@ def load_language(place: str | Path, name: str = "language") -> LanguagePart:
 
 
 def load_whole(path: Path) -> tuple[MarsParts, MarsPipelineConfig]:
-    """The networks of a whole model, frozen as after training, and its configuration."""
+    """The networks of a whole model, frozen as after training, and its configuration. Raises ConfigError for
+    a model of another family."""
     family, document = _read(path)
     if family != FAMILY:
         raise ConfigError(f"{path} is a model of the family '{family}', not a whole MARS model")

@@ -67,7 +67,7 @@ def generate_document(
     model's context; a picture that would not fit into it is not opened.
 
     guidance s mixes the logits of codes as u + s (c - u), c of the whole document so far and u of a picture
-    that nothing comes before; at 1 the second row is not run.
+    that nothing comes before; at 1 the second row is not run. Raises ValueError for an empty prompt.
     """
     if not prompt:
         raise ValueError("the prompt needs at least one token")

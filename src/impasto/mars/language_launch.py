@@ -37,7 +37,7 @@ CAPTION_TOKENS = 40  # of the example in the console
 
 def launch(preset: str, run: LanguageRun, options: LaunchOptions, records: Records | None = None) -> str:
     """Train, on captions of scenes if no records are given; returns how it ended. Raises one-line errors for
-    what cannot be."""
+    what cannot be. ConfigError with --init-from, or for a batch that does not divide among the ranks."""
     if options.init_from is not None:
         raise ConfigError("a language model of one's own starts from nothing; leave --init-from out")
     ranks = Ranks.from_environment(options.device)

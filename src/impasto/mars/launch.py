@@ -54,7 +54,8 @@ def find_run(preset: str, settings: Sequence[str]) -> MarsRun:
 
 
 def launch(preset: str, run: MarsRun, options: LaunchOptions) -> str:
-    """Train; returns how it ended. Raises one-line errors for what cannot be."""
+    """Train; returns how it ended. Raises one-line errors for what cannot be. ConfigError with
+    dataset.text_features."""
     records, run = find_set(preset, run, options.data)
     if run.dataset.text_features:
         raise ConfigError("dataset.text_features is not for MARS, which reads captions itself; leave it out")
@@ -77,7 +78,8 @@ class Parts:
 
 
 def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Records | None = None) -> str:
-    """A stage, on scenes if no records are given."""
+    """A stage, on scenes if no records are given. Raises ConfigError for stories with records given, or a
+    batch that does not divide among ranks and micro-batches."""
     out, training = options.out, run.training
     if training.pictures_per_story and records is not None:
         raise ConfigError(f"{preset} makes its stories of scenes; leave --data {options.data} out")

@@ -39,7 +39,8 @@ FREE = (
 
 
 def preset_of(preset: str) -> str:
-    """The name of a training preset: itself, or what a saved config.json names."""
+    """The name of a training preset: itself, or what a saved config.json names. Raises ConfigError if there
+    is no such preset."""
     if preset in RUNS:
         return preset
     document = _read(Path(preset)) if Path(preset).is_file() else {}

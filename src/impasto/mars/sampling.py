@@ -93,7 +93,8 @@ def check_request(captions: Sequence[Sequence[int]], seeds: Sequence[int]) -> No
 def prefill(
     model: MarsModel, captions: Sequence[Sequence[int]], guided: bool, prefix: KeyValuePrefix | None
 ) -> KeyValuePrefix:
-    """Keys and values of all rows: the captions', then with guidance as many empty ones."""
+    """Keys and values of all rows: the captions', then with guidance as many empty ones. Raises ValueError
+    for a prefix with another number of rows."""
     if prefix is None:
         unique = list(dict.fromkeys(tuple(caption) for caption in captions))
         move_language(model, model.device)
@@ -124,7 +125,8 @@ def caption_images(
     """Text ids of a caption for each picture, codes [B, N] int64, up to the end of text or max_tokens.
 
     seeds: one for each picture, needed unless the settings are greedy. first: [V] bool, the text rows that a
-    caption may begin with, for instance those of one language.
+    caption may begin with, for instance those of one language. Raises ValueError for codes of another length
+    than the level has.
     """
     count = model.config.image_length(level)
     if codes.shape[1] != count:
@@ -150,7 +152,8 @@ def generate_text(
     settings: SamplingSettings = GREEDY,
     seeds: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """What the language model says after each prompt (text ids, at least one each): the base's own text."""
+    """What the language model says after each prompt (text ids, at least one each): the base's own text.
+    Raises ValueError for an empty prompt, or none."""
     if not prompts or not all(prompts):
         raise ValueError("every prompt needs at least one token")
     move_language(model, model.device)

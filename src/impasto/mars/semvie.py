@@ -153,15 +153,17 @@ class MarsModel(nn.Module):
         return TokenLosses(image, text, image_z, len(image_rows), len(text_rows))
 
     def t2i_loss(self, batch: SequenceBatch, prefix: KeyValuePrefix | None = None) -> Tensor:
-        """Mean cross-entropy of the codes and the end token, given their captions (section 7)."""
+        """Mean cross-entropy of the codes and the end token, given their captions (section 7). A scalar.
+        Raises ValueError for a batch without image targets."""
         loss = self.losses(batch, prefix).image
         if loss is None:
             raise ValueError("the batch has no image targets; build it with text_to_image")
         return loss
 
     def i2t_loss(self, batch: SequenceBatch, image_loss_weight: float = 0.0) -> Tensor:
-        """Mean cross-entropy of the captions, given their pictures. A weight above 0 adds the pictures'
-        own likelihood, of which the batch then has to hold the targets."""
+        """Mean cross-entropy of the captions, given their pictures. A weight above 0 adds the pictures' own
+        likelihood, of which the batch then has to hold the targets. A scalar. Raises ValueError for a batch
+        without the targets."""
         losses = self.losses(batch)
         if losses.text is None:
             raise ValueError("the batch has no text targets; build it with image_to_text")

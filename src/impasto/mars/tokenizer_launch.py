@@ -29,7 +29,7 @@ SHEET_PICTURES, CELL = 8, 96
 
 def launch(preset: str, run: TokenizerRun, options: LaunchOptions, records: Records | None = None) -> str:
     """Train, on scenes if no records are given; returns how it ended. Raises one-line errors for what cannot
-    be."""
+    be. ConfigError if --init-from holds a tokenizer of another shape."""
     ranks = Ranks.from_environment(options.device)
     checkpoint = checkpoint_to_resume(run, options)
     ranks.barrier()  # all have looked before the main rank writes

@@ -245,7 +245,8 @@ class VQTokenizer(nn.Module):
         return VQOutput(reconstruction, quantized.ids, quantized.losses, quantized.inputs)
 
     def latents(self, images: Tensor) -> Tensor:
-        """images [B, C, H, W] -> [B, D, h, w] before the lookup."""
+        """images [B, C, H, W] -> [B, D, h, w] before the lookup. Raises ValueError for sides that do not
+        divide by the factor."""
         factor = self.config.factor
         if images.shape[-1] % factor or images.shape[-2] % factor:
             size = f"{images.shape[-2]}x{images.shape[-1]}"

@@ -118,7 +118,8 @@ def load_foreign(path: Path, layout: Layout | None = None) -> VQTokenizer:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, out of the wrappings of Lightning and LlamaGen's trainer."""
+    """The tensors of a file by name, out of the wrappings of Lightning and LlamaGen's trainer. Raises
+    ForeignTokenizerError for a file that is missing, does not open safely, or holds no state dict."""
     if not path.is_file():
         raise ForeignTokenizerError(f"no such file: {path}")
     if path.suffix == ".safetensors":
@@ -143,7 +144,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def detect_layout(state: Mapping[str, Tensor]) -> Layout:
-    """Whose names these are. Taming and Janus count the decoder's levels from opposite ends."""
+    """Whose names these are. Taming and Janus count the decoder's levels from opposite ends. Raises
+    ForeignTokenizerError for none of the known layouts."""
     if any(key.startswith("encoder.down_blocks.") for key in state):
         return "diffusers"
     if any(key.startswith("encoder.conv_blocks.") for key in state):
