@@ -23,7 +23,8 @@ Pooling = Literal["mean", "max"]
 
 
 def residual_sum(x: Tensor, y: Tensor, gain: float) -> Tensor:
-    """x + gain * y at the variance of x, if both have the same."""
+    """x + gain * y at the variance of x, if both have the same. x and y of one shape, [B, C, H, W] or any
+    other, which the sum has."""
     norm = math.sqrt(1 + gain**2)
     return torch.add(x / norm, y, alpha=gain / norm)
 

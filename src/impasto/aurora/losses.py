@@ -158,7 +158,8 @@ def generator_loss(
     fake_scores: Scores, *, inner_head_weight: float = 1.0, prefix: str = "loss/"
 ) -> dict[str, Tensor]:
     """Non-saturating logistic loss. The matching term is the discriminator's alone: whether GigaGAN's
-    generator had one is unclear, and it would reward pictures that fit a wrong caption."""
+    generator had one is unclear, and it would reward pictures that fit a wrong caption. Logits
+    [B, 1, side, side] of each pair -> {prefix + "generator": a scalar}."""
     loss = weighted_mean(fake_scores, lambda logits: F.softplus(-logits), inner_head_weight).mean()
     return {prefix + "generator": loss}
 

@@ -74,7 +74,8 @@ class Critics:
         return [m.to(at_least_float32(m)) for m in self.guides.vision.maps(image)]
 
     def vision_scores(self, maps: Sequence[Tensor], text: Tensor) -> Scores:
-        """Scores of the vision-aided heads for pictures by their `vision_maps`."""
+        """Scores of the vision-aided heads for pictures by their `vision_maps`. text [B, D] -> {(0, n): [B,
+        1, h_n, w_n]}."""
         assert self.vision_heads is not None
         return self.vision_heads(maps, text.to(at_least_float32(text)))
 
@@ -246,7 +247,7 @@ def _vision_step(
 
 
 def expert_load(output: GeneratorOutput) -> dict[str, Tensor]:
-    """Share of the batch's tokens that each expert of each MoE layer got: 'experts/LAYER/EXPERT'."""
+    """Share of the batch's tokens that each expert of each MoE layer got: 'experts/LAYER/EXPERT'. Scalars."""
     loads = {}
     for number, layer in enumerate(output.routing):
         for expert, share in enumerate(layer.load.mean(0)):

@@ -78,7 +78,8 @@ class BlockInput(nn.Module):
 
     @torch.no_grad()
     def start(self, rows: Tensor) -> None:
-        """The average of the block, the owner's embedding as it is, at the scale of embedding rows."""
+        """The average of the block, the owner's embedding as it is, at the scale of embedding rows.
+        rows [codes, width]: embeddings of the codes."""
         identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
         if self.previous is not None:
             count = self.previous.in_features // rows.shape[1]

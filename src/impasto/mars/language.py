@@ -201,7 +201,8 @@ def sequences(state: LanguageState, source: TextSource, places: Sequence[int]) -
 
 
 def next_word_loss(model: MarsModel, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of next tokens. Padding stands at the end, behind everything that counts."""
+    """Mean cross-entropy of next tokens. Padding stands at the end, behind everything that counts. tokens,
+    targets [B, T] int64, IGNORED where nothing counts; a scalar."""
     logits, wanted = model.text_logits(tokens).flatten(0, 1), targets.flatten()
     counted = (wanted != IGNORED).nonzero()[:, 0]
     return cross_entropy(logits.index_select(0, counted), wanted.index_select(0, counted))[0]

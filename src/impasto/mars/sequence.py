@@ -107,6 +107,7 @@ def image_to_text(
     """`<img> v1..vN </img> caption <end of text>`, to predict the caption and its end.
 
     With image_targets also v1..vN, for a picture without a caption before it. Errors as `text_to_image`.
+    codes [B, N] int64.
     """
     tokens, count = config.tokens, config.image_length(level)
     check_codes(tokens, codes, len(captions), count)

@@ -57,7 +57,8 @@ def super_resolution(
     least_columns: int = 0,
 ) -> SuperResolutionBatch:
     """captions: text ids, empty for a dropped one. least_columns: of text, padding if all captions are
-    shorter. ValueError for ids that are no text or no codes, or a wrong number of codes."""
+    shorter. ValueError for ids that are no text or no codes, or a wrong number of codes. low [B, n] and high
+    [B, N] are codes in raster order."""
     geometry, count = BlockGeometry.of(config), len(captions)
     check_codes(config.tokens, low, count, geometry.low**2)
     check_codes(config.tokens, high, count, geometry.high**2)

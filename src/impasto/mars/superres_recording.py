@@ -68,11 +68,13 @@ class EnlargedPictures:
         return self._decoded(torch.cat(codes))
 
     def shown_low(self, count: int) -> Tensor:
-        """What the low codes of the first `count` pictures look like."""
+        """What the low codes of the first `count` pictures look like. [count, C, H, W] in about [-1, 1], on
+        the CPU."""
         return self._decoded(self.low[:count])
 
     def shown_high(self, count: int) -> Tensor:
-        """What their true high codes look like: no drawing gets nearer to the real pictures."""
+        """What their true high codes look like: no drawing gets nearer to the real pictures. [count, C, H, W]
+        in about [-1, 1], on the CPU."""
         return self._decoded(self.high[:count])
 
     def _decoded(self, codes: Tensor) -> Tensor:

@@ -112,13 +112,15 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_discriminator_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of the hinge loss, from logits of any shape; their sum is trained."""
+    """The two halves of the hinge loss, from logits of any shape; their sum is trained. Scalars, in fp32 at
+    least: real, then fake."""
     real, fake = real.to(at_least_float32(real)), fake.to(at_least_float32(fake))
     return 0.5 * F.relu(1 - real).mean(), 0.5 * F.relu(1 + fake).mean()
 
 
 def adversarial_loss(fake: Tensor) -> Tensor:
-    """The tokenizer's: minus the mean logit of its reconstructions."""
+    """The tokenizer's: minus the mean logit of its reconstructions. Logits of any shape -> a scalar, in fp32
+    at least."""
     return -fake.to(at_least_float32(fake)).mean()
 
 
