@@ -74,8 +74,8 @@ class Critics:
         return [m.to(at_least_float32(m)) for m in self.guides.vision.maps(image)]
 
     def vision_scores(self, maps: Sequence[Tensor], text: Tensor) -> Scores:
-        """Scores of the vision-aided heads for pictures by their `vision_maps`. text [B, D] -> {(0, n): [B,
-        1, h_n, w_n]}."""
+        """Scores of the vision-aided heads for pictures by their `vision_maps`. text [B, D] ->
+        {(0, n): [B, 1, h_n, w_n]}."""
         assert self.vision_heads is not None
         return self.vision_heads(maps, text.to(at_least_float32(text)))
 

@@ -254,6 +254,7 @@ def _alone(tensor: Tensor) -> Tensor:
 
 
 def tokenizer_fingerprint(tokenizer: VQTokenizer) -> str:
+    """64 hexadecimal digits (SHA-256) over configuration, names and weights in fp32."""
     digest = hashlib.sha256(json.dumps(to_dict(tokenizer.config), sort_keys=True).encode())
     for name, tensor in sorted(tokenizer.state_dict().items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())

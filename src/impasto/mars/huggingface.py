@@ -182,4 +182,5 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.masked_bias")  # buffers of old
 
 
 def is_ignored(key: str) -> bool:
+    """Whether a tensor of this name ends in one of IGNORED_SUFFIXES."""
     return key.endswith(IGNORED_SUFFIXES)

@@ -44,6 +44,7 @@ def add_adapters(model: MarsModel, rank: int, alpha: float, *, seed: int = 0) ->
 
 
 def has_adapters(model: MarsModel) -> bool:
+    """Whether any layer of the model is wrapped."""
     return any(BASE in name.split(".") for name, _ in model.named_parameters())
 
 

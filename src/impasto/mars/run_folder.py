@@ -149,6 +149,7 @@ class RunLog:
 
 
 def start_of(checkpoint: Path | None) -> int:
+    """Images seen at a checkpoint; 0 without one."""
     return images_of(checkpoint) if checkpoint else 0
 
 

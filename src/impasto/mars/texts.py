@@ -48,6 +48,7 @@ def read_tokeniser(folder: Path) -> Tokenizer:
 
 
 def text_fingerprint(tokeniser: Tokenizer) -> str:
+    """64 hexadecimal digits (SHA-256) over the tokeniser as it is saved."""
     return hashlib.sha256(tokeniser.to_str().encode()).hexdigest()
 
 

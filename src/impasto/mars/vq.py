@@ -224,8 +224,8 @@ class VQTokenizer(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight at which the adaptive adversarial weight compares gradients (taming). [C_out, C_in, 3,
-        3]."""
+        """The weight at which the adaptive adversarial weight compares gradients (taming).
+        [C_out, C_in, 3, 3]."""
         return self.decoder.conv_out.weight
 
     def encode(self, images: Tensor) -> Tensor:
