@@ -22,7 +22,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]  # pictures [N, 3, R, R] twice -> 
 
 def feature_distance(maps: Callable[[Tensor], list[Tensor]]) -> Distance:
     """After LPIPS, without its learned weights (ours): squared differences of maps that have unit length at
-    every point, averaged over points and summed over maps."""
+    every point, averaged over points and summed over maps. maps: pictures [N, 3, R, R] -> several
+    [N, C, h, w]; the distance is [N]."""
 
     def distance(first: Tensor, second: Tensor) -> Tensor:
         parts = [

@@ -95,7 +95,8 @@ def step(state: StageState, pictures: CodeStore, ranks: Ranks) -> None:
 
 def backward(state: StageState, one: Pass, totals: Sequence[float]) -> dict[str, Tensor]:
     """Add a pass's share of the gradients: each loss is a mean over its targets in the whole batch, of which
-    `totals` gives the numbers (per rank). Returns the shares of the losses."""
+    `totals` gives the numbers (per rank). Returns the shares of the losses. Shares are scalars, by the name
+    they are logged under."""
     config, model = state.run.training, state.model
     prefix = caption_prefix(state, one.captions) if one.captions else None
     device = model.device

@@ -75,7 +75,8 @@ class VQLosses(NamedTuple):
 
     def total(self, commitment_weight: float = COMMITMENT_WEIGHT) -> Tensor:
         """codebook + weight * commitment (van den Oord et al. 2017, eq. 3). The weight belongs to the term
-        that trains the encoder; diffusers, transformers' Janus and taming's default have it on the other."""
+        that trains the encoder; diffusers, transformers' Janus and taming's default have it on the other. A
+        scalar."""
         return self.codebook + commitment_weight * self.commitment
 
 
@@ -224,7 +225,8 @@ class VQTokenizer(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight at which the adaptive adversarial weight compares gradients (taming)."""
+        """The weight at which the adaptive adversarial weight compares gradients (taming).
+        [C_out, C_in, 3, 3]."""
         return self.decoder.conv_out.weight
 
     def encode(self, images: Tensor) -> Tensor:
