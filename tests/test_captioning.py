@@ -2,13 +2,15 @@
 
 import csv
 import json
+import zlib
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from impasto.captioning import caption_file, find_pictures
 from impasto.cli import main
 from impasto.config import ConfigError
+from impasto.pictures import open_picture
 
 MADE = {"model": "one"}
 
@@ -81,6 +83,29 @@ def test_pictures_that_cannot_be_read_are_counted(folder, tmp_path):
         "no such file",
         "not an image that can be read",
     }
+
+
+def test_pictures_are_read_upright_on_white_and_within_a_limit(folder, tmp_path):
+    left = Image.new("RGB", (8, 4), "red")
+    left.paste("blue", (4, 0, 8, 4))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the camera was turned
+    left.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    turned, clear = open_picture(tmp_path / "turned.jpg"), open_picture(tmp_path / "clear.png")
+    assert turned.size == (4, 8) and turned.getpixel((2, 1))[0] > 200 and turned.getpixel((2, 6))[2] > 200
+    assert clear.getpixel((1, 1)) == (255, 255, 255)
+    (tmp_path / "large").mkdir()
+    header = bytearray((folder / "0.png").read_bytes())
+    header[16:24] = (30_000).to_bytes(4, "big") * 2  # a bomb: 900 million pixels, says its header
+    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
+    (tmp_path / "large/bomb.png").write_bytes(header)
+    found = caption_file([tmp_path / "large/bomb.png"], tmp_path / "x.csv", Describer(), MADE, max_bad=1.0)
+    assert found.written == 0
+    bad = json.loads((tmp_path / "x.csv.json").read_text())["bad"]
+    assert list(bad) == ["more than 67,108,864 pixels"]
+    with pytest.raises(ValueError, match=r"bomb\.png: more than 67,108,864 pixels"):
+        open_picture(tmp_path / "large/bomb.png")
 
 
 def test_the_command_refuses_in_one_line(folder, tmp_path, capsys):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from impasto.config import ConfigError
 from impasto.data.records import PICTURE_SUFFIXES, Faults
+from impasto.pictures import PictureError, decode_picture, why_unreadable
 from impasto.runtime.files import atomic_write_text
 
 FIELDS = ("picture", "language", "caption")
@@ -107,12 +108,9 @@ def caption_file(
 def _readable(paths: Sequence[Path], faults: Faults) -> Iterator[tuple[Path, Image.Image]]:
     for path in paths:
         try:
-            with Image.open(path) as image:
-                yield path, image.convert("RGB")
-        except FileNotFoundError:
-            faults.add("no such file", str(path))
-        except Exception:  # Pillow's formats raise all sorts
-            faults.add("not an image that can be read", str(path))
+            yield path, decode_picture(path)
+        except (OSError, PictureError) as error:
+            faults.add(why_unreadable(error), str(path))
 
 
 def _claim(out: Path, record: Path, made: Mapping[str, Any]) -> None:

@@ -1,22 +1,25 @@
-"""Tensors to pictures: 8-bit conversion, labelled contact sheets, PNG files that remember their settings."""
+"""Tensors to pictures: 8-bit conversion, labelled contact sheets, PNG files that remember their settings; and
+stored pictures, whoever made them, to RGB."""
 
 import io
 import json
 import unicodedata
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from impasto.runtime.files import atomic_path
 
 PAPER, INK, MARGIN, LABEL_HEIGHT = (250, 249, 246), (40, 40, 40), 6, 18
 METADATA_KEY = "impasto"
+MOST_PIXELS = 1 << 26  # of a stored picture; more is taken for a decompression bomb
 # Fonts with Chinese characters, as systems name their files; the font that Pillow brings has none.
 CHINESE_FONTS = (
     "NotoSansCJK-Regular.ttc",
@@ -43,14 +46,52 @@ def from_images(pictures: Sequence[Image.Image]) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+class PictureError(ValueError):
+    """A file that gives no picture; the message is one of a few fixed reasons."""
+
+
+def decode_picture(
+    file: str | Path | BinaryIO,
+    *,
+    most_pixels: int = MOST_PIXELS,
+    smallest_side: int = 1,
+    formats: tuple[str, ...] | None = None,
+) -> Image.Image:
+    """A stored picture as RGB, turned as its EXIF orientation says, on white where it is transparent, 16 bits
+    cut to 8, the first picture of several; formats: Pillow's names, None for all. Raises PictureError; the
+    size is checked before anything large is unpacked. OSError for a file that cannot be opened."""
+    with _opened(file) as stream:
+        try:
+            with Image.open(stream, formats=formats) as image:
+                width, height = image.size
+                if width * height > most_pixels:
+                    raise PictureError("picture too large")
+                if min(width, height) < smallest_side:
+                    raise PictureError("picture too small")
+                return _to_rgb(_upright(image))
+        except PictureError:
+            raise
+        except Image.DecompressionBombError:
+            raise PictureError("picture too large") from None
+        except Exception:  # what Pillow's plugins raise on damaged files is not bounded
+            raise PictureError("picture damaged") from None
+
+
 def open_picture(path: str | Path) -> Image.Image:
-    """An image file as RGB. ValueError, in one line, for what is none."""
+    """An image file as `decode_picture` reads it. ValueError, in one line, for what is none."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "not an image that can be read"
-        raise ValueError(f"{path}: {reason}") from None
+        return decode_picture(path)
+    except (OSError, PictureError) as error:
+        raise ValueError(f"{path}: {why_unreadable(error)}") from None
+
+
+def why_unreadable(error: OSError | PictureError) -> str:
+    """What to say of a picture that `decode_picture` did not read."""
+    if isinstance(error, OSError):
+        return "no such file" if isinstance(error, FileNotFoundError) else "a file that cannot be opened"
+    if str(error) == "picture too large":
+        return f"more than {MOST_PIXELS:,} pixels"
+    return "not an image that can be read"
 
 
 def contact_sheet(
@@ -182,3 +223,26 @@ def read_settings(file: Path | BinaryIO) -> dict[str, Any]:
     """The settings a picture was made with; {} for pictures that carry none."""
     with Image.open(file) as image:
         return json.loads(image.info.get(METADATA_KEY, "{}"))
+
+
+def _opened(file: str | Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    return open(file, "rb") if isinstance(file, str | Path) else nullcontext(file)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if "exif" not in image.info and image.format == "JPEG":  # asking for it costs more than looking
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")

@@ -24,7 +24,8 @@ LANGUAGE_SUFFIX = re.compile(r"\.([a-z]{2}(?:-[A-Za-z]{2,4})?)\.txt\Z")
 
 
 class FolderRecords:
-    """Numbered by the path within the folder, in the order of its code points."""
+    """Numbered by the path within the folder, in the order of its code points. DataError for a folder without
+    pictures."""
 
     format: Format = "folder"
 

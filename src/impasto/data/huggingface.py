@@ -11,7 +11,8 @@ MARKS = ("dataset_dict.json", "state.json")
 
 
 class DatasetRecords:
-    """Numbered as the rows are. Pictures come as the bytes that were stored; nothing is decoded here."""
+    """Numbered as the rows are. Pictures come as the bytes that were stored; nothing is decoded here.
+    DataError without `datasets`, for a directory that it cannot read, a split or column that is not there."""
 
     format: Format = "datasets"
 

@@ -19,7 +19,8 @@ LINES_A_BATCH = 4096
 
 
 class MetadataRecords:
-    """Numbered as the rows of the table. The table is held in memory."""
+    """Numbered as the rows of the table. The table is held in memory. DataError where it cannot be read, or
+    lacks a column asked for."""
 
     format: Format = "metadata"
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from impasto.config import ConfigError
+from impasto.pictures import MOST_PIXELS
 
 Format = Literal["auto", "webdataset", "folder", "metadata", "datasets", "scenes", "stream"]
 LARGEST_PICTURE = 178_956_970  # pixels; beyond this Pillow refuses by itself
@@ -11,7 +12,8 @@ LARGEST_PICTURE = 178_956_970  # pixels; beyond this Pillow refuses by itself
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """`source`, `format`, `samples` and `fingerprint` are filled in from --data when a run starts."""
+    """`source`, `format`, `samples` and `fingerprint` are filled in from --data when a run starts.
+    ConfigError for a value out of range."""
 
     source: str = ""  # as --data named it; empty: scenes
     format: Format = "auto"
@@ -29,7 +31,7 @@ class DatasetOptions:
     )
     flips: bool = False  # left-right; captions say left and right
     smallest_side: int = 1  # pixels; a picture with a shorter side is bad
-    max_pixels: int = 1 << 26  # of a stored picture; more is taken for a decompression bomb
+    max_pixels: int = MOST_PIXELS  # of a stored picture; more is taken for a decompression bomb
     max_bad: float = 0.05  # share of bad samples beyond which a run stops
     workers: int = 2  # threads that read ahead; the result is the same in any number
     text_features: str = ""  # folder that `impasto data texts` filled; empty: encode as they come

@@ -17,7 +17,8 @@ MASK = (1 << 64) - 1
 
 
 class Order:
-    """Position p, of an endless order, is place p % count of epoch p // count."""
+    """Position p, of an endless order, is place p % count of epoch p // count. ValueError for a count below
+    1."""
 
     def __init__(self, count: int, seed: int) -> None:
         if count < 1:

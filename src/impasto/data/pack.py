@@ -58,7 +58,8 @@ def pack_records(
     workers: int = 2,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """`pack` for a set that is open; `source` is its name in messages. DataError as for `pack`."""
+    """`pack` for a set that is open; `source` is its name in messages. DataError as there, and for a
+    `shard_size` or `workers` below 1."""
     if shard_size < 1 or workers < 1:
         raise DataError("--shard-size and --workers should be at least 1")
     out = Path(out)

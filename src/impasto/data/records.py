@@ -106,7 +106,7 @@ class Records(Protocol):
 
 
 class Part:
-    """Some samples of a set, numbered anew in their order."""
+    """Some samples of a set, numbered anew in their order. `indices` [N]: their numbers in the whole."""
 
     def __init__(self, whole: Records, indices: np.ndarray) -> None:
         self._whole, self._indices = whole, indices

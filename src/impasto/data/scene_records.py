@@ -23,7 +23,7 @@ class SceneRecords:
 
     @classmethod
     def named(cls, source: str) -> "SceneRecords":
-        """From 'scenes:COUNT' or 'scenes:COUNT:SIDE'; DataError for anything else."""
+        """From 'scenes:COUNT' or 'scenes:COUNT:SIDE', the side in pixels. DataError for anything else."""
         match = NAME.fullmatch(source)
         if match is None:
             raise DataError(f"'{source}' should be scenes:COUNT or scenes:COUNT:SIDE, such as scenes:1000:64")

@@ -32,7 +32,7 @@ class SceneOptions:
     `categories` None: all six. `near_misses` is the share of samples that come with a caption wrong by one
     fact, for the matching loss (ours). So many consecutive positions as `pictures_per_caption` are different
     pictures of one caption. `lone_spread` is how far from the middle an object that is alone stands: 1
-    anywhere, 0 in the middle."""
+    anywhere, 0 in the middle. ConfigError for a value out of range."""
 
     max_objects: int = 4
     textures: bool = True

@@ -18,7 +18,7 @@ DESCRIPTION, MADE_BY = "selection.json", "impasto data select"
 
 def find_files(sources: list[str]) -> list[str]:
     """Parquet files of files, folders (within too, hidden ones apart) and patterns, each once, sorted.
-    DataError for a source without any."""
+    DataError for a source that holds none."""
     found: dict[Path, str] = {}
     for source in sources:
         folder = Path(source)
@@ -39,7 +39,7 @@ def find_files(sources: list[str]) -> list[str]:
 @contextmanager
 def workspace(out: Path) -> Iterator[Path]:
     """A folder beside `out` for this process alone, gone at the end; what a killed run left is dropped.
-    DataError while another process writes there."""
+    DataError while another selection is written there."""
     work = out.resolve().with_name(f".{out.resolve().name}.select.tmp")
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:

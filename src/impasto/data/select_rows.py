@@ -56,7 +56,8 @@ def open_database(work: Path, threads: int, memory: str) -> Iterator[Any]:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """DuckDB's complaints about a file, as a DataError of one line that names it."""
+    """DuckDB's complaints about a file, as a DataError of one line that names it; those about
+    memory pass through."""
     import duckdb
 
     try:
@@ -68,7 +69,7 @@ def reading(path: str) -> Iterator[None]:
 
 
 def shape(database: Any, path: str) -> tuple[int, tuple[str, ...]]:
-    """Rows and column names of a parquet file, by its footer."""
+    """Rows and column names of a parquet file, by its footer. DataError where it cannot be read."""
     with reading(path):
         count = database.execute("SELECT sum(num_rows) FROM parquet_file_metadata(?)", [_name(path)])
         rows = int(count.fetchone()[0] or 0)

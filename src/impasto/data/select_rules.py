@@ -25,7 +25,8 @@ DIGESTS = 1 << 128
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionOptions:
-    """`null` (for numbers) or `[]` (for lists) sets a rule off. A value that equals a bound passes."""
+    """`null` (for numbers) or `[]` (for lists) sets a rule off. A value that equals a bound passes.
+    ConfigError for a value out of range, an unknown role or script."""
 
     preset: Preset = "auto"  # for each file, the one of which it has more columns
     columns: dict[str, str] = field(default_factory=dict)  # {role: column}, over the preset

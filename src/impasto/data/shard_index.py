@@ -39,7 +39,8 @@ class Place(NamedTuple):
 
 def find_index(shards: Sequence[Path], cache: Path | None = None) -> Index:
     """The index of these files: read if it was written before, else made and written. It belongs to names,
-    sizes and times of change, so that another set of files has another one. DataError for a damaged one."""
+    sizes and times of change, so that another set of files has another one. DataError for an index that is
+    damaged."""
     stats = [(path, path.stat()) for path in shards]
     known = "".join(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n" for path, stat in stats)
     name = f"v{VERSION}-{hashlib.sha256(known.encode()).hexdigest()[:32]}"

@@ -27,7 +27,8 @@ from impasto.data.shard_index import find_index
 
 class ShardRecords:
     """Numbered by the names of the tar files, then by their order within. Any sample is one read at a known
-    place: `shard_index` holds the places, in a file that is mapped, not loaded."""
+    place: `shard_index` holds the places, in a file that is mapped, not loaded. DataError where there are no
+    tar files, or the index is damaged."""
 
     format: Format = "webdataset"
 
@@ -86,7 +87,7 @@ def _captions(
 
 
 def find_shards(source: Path) -> list[Path]:
-    """A tar file, or those of a folder, by name; DataError for a folder without any."""
+    """A tar file, or those of a folder, by name. DataError where there are none."""
     shards = [source] if source.is_file() else sorted(source.glob("*.tar"))
     if not shards:
         raise DataError(f"{source} holds no .tar files")

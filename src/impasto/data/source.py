@@ -36,7 +36,8 @@ class Example(NamedTuple):
 
 class DataSource:
     """Serves as the trainers' `Source`. `stride`: the number of ranks, which is how far apart the positions
-    are that one of them asks for; it only helps to guess what to read ahead."""
+    are that one of them asks for; it only helps to guess what to read ahead. `resolution`: R, the
+    side in pixels. Whatever reads a sample raises DataError when too many are bad or none is good."""
 
     def __init__(
         self, records: Records, resolution: int, options: DatasetOptions, *, seed: int = 0, stride: int = 1

@@ -60,8 +60,8 @@ def write_texts(
 
 
 def folder_beside(source: str) -> Path:
-    """Where the text features of a set are kept: in it, or in the user's cache for one that is no folder.
-    ConfigError if it cannot be written to."""
+    """Where the text features of a set are kept: in it, or beside its tar file, or in the user's cache for
+    one that is not on disk. ConfigError for a folder that cannot be written to."""
     path = Path(source)
     if not path.exists():
         return user_cache().with_name("text")

@@ -3,33 +3,28 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from impasto.data.options import DatasetOptions
 from impasto.data.records import BadSampleError
+from impasto.pictures import PictureError, decode_picture
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 RESAMPLING = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
 
 
 def decode(data: bytes, name: str, options: DatasetOptions) -> Image.Image:
-    """The bytes of a file as RGB, turned as its EXIF orientation says, on white where it is transparent, 16
-    bits cut to 8, the first picture of several. Raises BadSampleError; the size is checked before anything
-    large is unpacked."""
+    """The bytes of a file as `decode_picture` reads them, within the options' limits. Raises
+    BadSampleError."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > options.max_pixels:
-                raise BadSampleError("picture too large", name)
-            if min(width, height) < options.smallest_side:
-                raise BadSampleError("picture too small", name)
-            return _to_rgb(_upright(image))
-    except BadSampleError:
-        raise
-    except Image.DecompressionBombError:
-        raise BadSampleError("picture too large", name) from None
-    except Exception:  # what Pillow's plugins raise on damaged files is not bounded
-        raise BadSampleError("picture damaged", name) from None
+        return decode_picture(
+            io.BytesIO(data),
+            most_pixels=options.max_pixels,
+            smallest_side=options.smallest_side,
+            formats=FORMATS,
+        )
+    except PictureError as error:
+        raise BadSampleError(str(error), name) from None
 
 
 def fit(
@@ -61,22 +56,3 @@ def fit(
 def is_random(options: DatasetOptions) -> bool:
     """Whether `fit` draws."""
     return options.flips or options.crop == "random"
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    if "exif" not in image.info and image.format == "JPEG":  # asking for it costs more than looking
-        return image
-    return ImageOps.exif_transpose(image)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
-        return image
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")

@@ -38,7 +38,8 @@ PICTURES_OF_COMPBENCH = 10  # of each prompt, by the benchmark's rules
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what the options ask for. ConfigError for options that do not go together."""
+    """Do what the options ask for. Raises one-line errors: ConfigError for options that do not go together,
+    and those of the protocol."""
     out = Path(arguments.out)
     asked = {
         "MODEL_OR_IMAGE_DIR": arguments.target,

@@ -118,8 +118,8 @@ def write_blind(
 
 
 def score_blind(answers: Path, out: Path) -> str:
-    """Count a filled-in answers.csv with OUT/key.json; writes OUT/blind.json and says the result. ConfigError
-    for files that are missing or damaged."""
+    """Count a filled-in answers.csv with OUT/key.json; writes OUT/blind.json and says the result.
+    ConfigError where one of the two is missing or damaged, or they are of different pages."""
     key_file = out / KEY
     if not key_file.is_file():
         raise ConfigError(f"no {KEY} in {out}: name the folder of the page with --out")

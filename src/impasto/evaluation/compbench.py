@@ -74,7 +74,8 @@ class CompBenchOptions:
     "without_adjectives": the prompt without them}; `detections` {"picture": file name, "objects": [{"label",
     "score", "box"}]}, of the detector `detector`. `spacy`: a pipeline that parses, in place of `parses`.
     `vqa`: directory of BLIP. `depth`: folder of maps, of the network `depth_model`. `objects`: the list of
-    singulars and plurals. `spatial_prompts`, `action_prompts`: the lists of the category complex."""
+    singulars and plurals. `spatial_prompts`, `action_prompts`: the lists of the category complex.
+    ConfigError where the category needs one that is not given, or `parses` and `spacy` both are."""
 
     category: Literal[
         "color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex"

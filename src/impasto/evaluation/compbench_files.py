@@ -52,8 +52,8 @@ def detections_of(row: Rows, file: str) -> list[Detection]:
 
 
 def depth_of(folder: Path, picture: str) -> np.ndarray:
-    """[H, W] of the grey picture with the same stem; larger is nearer. ConfigError if there is none, or it
-    cannot be read."""
+    """[H, W] of the grey picture with the same stem; larger is nearer. ConfigError where there is none, or
+    it cannot be read."""
     file = folder / f"{Path(picture).stem}.png"
     try:
         with Image.open(file) as image:
@@ -65,8 +65,8 @@ def depth_of(folder: Path, picture: str) -> np.ndarray:
 
 
 def read_objects(name: str) -> dict[str, str]:
-    """{plural: singular} of the benchmark's list, a line "singular - plural" each. ConfigError for a missing
-    file or another kind of line."""
+    """{plural: singular} of the benchmark's list, a line "singular - plural" each. ConfigError for a file
+    that is missing or holds another line."""
     path, names = Path(name), {}
     if not path.is_file():
         raise ConfigError(f"{name}: no such file")

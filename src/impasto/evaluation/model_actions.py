@@ -26,8 +26,8 @@ OF_MODELS: dict[str, tuple[Any, int]] = {
 
 
 def ask_model(arguments: argparse.Namespace, drawing: Mapping[str, Any]) -> None:
-    """A protocol that asks a model, and takes neither pictures nor a reference. ConfigError for either, or no
-    model."""
+    """A protocol that asks a model, and takes neither pictures nor a reference. ConfigError without a
+    model or for options it has not."""
     name = arguments.protocol
     if arguments.target is None or not is_model(arguments.target):
         raise ConfigError(f"--protocol {name} takes a MODEL")
@@ -50,7 +50,7 @@ def ask_model(arguments: argparse.Namespace, drawing: Mapping[str, Any]) -> None
 
 
 def put_side_by_side(arguments: argparse.Namespace) -> None:
-    """Models on the same prompts. ConfigError for options that do not go with it."""
+    """Models on the same prompts. ConfigError for options that do not go with --models."""
     if arguments.protocol not in (None, "scenes") or arguments.reference is not None:
         raise ConfigError("--models is about scenes, and takes neither another --protocol nor a --reference")
     if arguments.count is not None and arguments.count < 2:
@@ -75,7 +75,7 @@ def put_side_by_side(arguments: argparse.Namespace) -> None:
 
 def make_blind(arguments: argparse.Namespace, check: Callable[[], object]) -> str:
     """The page of two folders, or of two models that draw for it first; `check` refuses options of drawing
-    for folders. ConfigError for a model beside a folder."""
+    for folders. ConfigError for a model and a folder."""
     out, (first, second) = Path(arguments.out), arguments.blind
     models = [is_model(model_of(name)) and not holds_pictures(Path(name)) for name in (first, second)]
     if any(models) and not all(models):

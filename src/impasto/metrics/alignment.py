@@ -105,7 +105,7 @@ def align(
 ) -> Alignment:
     """images [N, D] and texts [N, D] of their prompts, neither normalised. The distractors are drawn with the
     seed among the other prompts given, one of those that say the same; all of them where there are fewer.
-    ValueError unless there are N of all three."""
+    ValueError unless there are as many of each, and at least one."""
     if not len(images) == len(texts) == len(prompts) or not prompts:
         raise ValueError(f"{len(images)} pictures, {len(texts)} texts and {len(prompts)} prompts")
     images, texts = F.normalize(images.double(), dim=1), F.normalize(texts.double(), dim=1)

@@ -96,7 +96,7 @@ def depth_score(
 
 def in_depth(prompt: str, first: Detection, second: Detection, depth: np.ndarray, variant: Variant) -> float:
     """How well the depths of two boxes are as the prompt says, in [0, 1]: nothing unless the boxes overlap
-    and the nearer one is the right one."""
+    and the nearer one is the right one. depth [H, W], larger is nearer, as `depth_of` reads it."""
     place = next((words for words in PLACES if words in prompt), None)
     scale = min(depth.shape) / FRAME
     nearer = _mean(depth, first, scale, variant) - _mean(depth, second, scale, variant)

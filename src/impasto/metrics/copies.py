@@ -29,7 +29,8 @@ class Copies:
 
 
 def copies(generated: Tensor, training: Tensor, held_out: Tensor) -> Copies:
-    """Features [M, D], [N, D], [H, D] of an extractor in which near means alike."""
+    """Features [M, D], [N, D], [H, D] of an extractor in which near means alike. ValueError for an empty
+    set, another width D, or NaN."""
     generated, training, held_out = check_features(generated, training, held_out, least=1)
     distances, neighbours = (found[:, 0] for found in nearest(generated, training))
     usual = nearest(held_out, training)[0][:, 0].sort().values

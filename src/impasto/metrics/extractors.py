@@ -159,7 +159,7 @@ def _inception(kind: str, source: str, device: torch.device | str) -> Extractor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """[-1, 1] -> 8-bit values, rounded."""
+    """Of any shape: [-1, 1] -> 8-bit values 0 to 255, rounded."""
     return ((images + 1) * 127.5).round().clamp(0, 255).byte()
 
 

@@ -43,7 +43,7 @@ def reporting_features(
 
 @torch.no_grad()
 def picture_stats(extractor: ImageFeatures, pictures: Sequence[Image.Image], batch: int = 64) -> FrechetStats:
-    """Statistics of pooled features."""
+    """Statistics of pooled features [N, D]; the pictures of a batch have one size."""
     stats = FrechetStats()
     for start in range(0, len(pictures), batch):
         stats.update(extractor.pooled(from_images(pictures[start : start + batch])))

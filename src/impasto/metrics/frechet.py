@@ -40,7 +40,7 @@ class FrechetStats:
         self.merge(batch)
 
     def merge(self, other: FrechetStats) -> None:
-        """Take in what another worker saw; ValueError if its features have another width."""
+        """Take in what another worker saw. ValueError for features of another width D."""
         if other._mean is None or other._scatter is None:
             return
         if self._mean is None or self._scatter is None:
@@ -81,7 +81,7 @@ class Frechet:
 
 def frechet(first: FrechetStats, second: FrechetStats) -> Frechet:
     """Squared difference of the means + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2), by eigen-decomposition, which
-    is exact for covariances of less than full rank too."""
+    is exact for covariances of less than full rank too. ValueError below two features on either side."""
     root = _square_root(first.covariance)
     between = torch.linalg.eigvalsh(_symmetric(root @ second.covariance @ root)).clamp_min(0)
     trace = first.covariance.trace() + second.covariance.trace() - 2 * between.sqrt().sum()
@@ -94,7 +94,7 @@ def frechet(first: FrechetStats, second: FrechetStats) -> Frechet:
 
 
 def frechet_distance(first: FrechetStats, second: FrechetStats) -> float:
-    """The distance alone."""
+    """The distance alone. Errors as for `frechet`."""
     return frechet(first, second).distance
 
 

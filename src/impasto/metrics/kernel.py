@@ -29,6 +29,7 @@ def kernel_distance(first: Tensor, second: Tensor) -> Estimate:
 
     The interval is normal, its width from leaving out one row after another (jackknife, ours); for two
     samples of one distribution it is too wide. With one subset of full size the mean is torch-fidelity's.
+    Raises ValueError for fewer rows, another width D, or NaN.
     """
     first, second = check_features(first, second, least=4)
     xx, yy, xy = _sums(first), _sums(second), _sums(first, second)

@@ -104,7 +104,8 @@ def evaluate_scenes(
 
 
 def judge(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Score:
-    """The oracle's verdict. The interval is over prompts: pictures of the same prompt are averaged first."""
+    """The oracle's verdict. The interval is over prompts: pictures of the same prompt are averaged first.
+    Errors as for `score_images`."""
     summary = score_images(pictures, prompts)
     return Score(
         overall=bootstrap(prompt_means([score.overall for score in summary.scores], prompts)),
@@ -117,7 +118,8 @@ def judge(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Score:
 
 
 def renders(resolution: int, lone_spread: float = 1.0) -> Painter:
-    """A perfect painter: scenes that show what is asked, drawn by the renderer of the data."""
+    """A perfect painter: scenes that show what is asked, drawn by the renderer of the data, `resolution`
+    pixels a side. It raises ValueError for prompts as `scene_for` does, and as `render` for the side."""
 
     def paint(prompts: Sequence[str], seed: int) -> list[Image.Image]:
         return [render(scene, size=resolution) for scene in scenes_of(prompts, seed, lone_spread)]

@@ -25,7 +25,7 @@ def check_features(*sets: Tensor, least: int) -> list[Tensor]:
 
 
 def blocks(features: Tensor, columns: int) -> Iterator[Tensor]:
-    """Runs of rows of features [N, D], such that a matrix of them by `columns` stays small."""
+    """Runs [rows, D] of features [N, D], such that a matrix [rows, columns] stays within BLOCK_NUMBERS."""
     yield from features.split(max(1, BLOCK_NUMBERS // max(columns, 1)))
 
 

@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 
 from impasto.config import nearest
-from impasto.pictures import encode_png
+from impasto.pictures import decode_picture, encode_png
 from impasto.serve import errors
 from impasto.serve.batching import ClosedError, QueueFullError
 from impasto.serve.engine import Engine, RefusedError, Served
@@ -273,14 +273,13 @@ def _picture(url: str) -> Image.Image:
         told = "image_url should be data:image/png;base64,...; nothing is fetched"
         raise ApiError(400, told, param="messages")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(url[found.end() :], validate=True))) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ApiError(400, f"the picture has more than {MOST_PIXELS:,} pixels", param="messages")
-            return image.convert("RGB")
-    except ApiError:
-        raise
-    except Exception:  # Pillow's formats raise all sorts
-        raise ApiError(400, "the data of image_url is no readable picture", param="messages") from None
+        data = io.BytesIO(base64.b64decode(url[found.end() :], validate=True))
+        return decode_picture(data, most_pixels=MOST_PIXELS)
+    except ValueError as error:  # of either
+        told = "the data of image_url is no readable picture"
+        if str(error) == "picture too large":
+            told = f"the picture has more than {MOST_PIXELS:,} pixels"
+        raise ApiError(400, told, param="messages") from None
 
 
 def _add_interleaved(app: FastAPI, state: State) -> None:

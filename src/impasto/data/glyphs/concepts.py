@@ -191,7 +191,7 @@ class Concepts:
 
 
 def read_concepts(path: Path) -> Concepts:
-    """From the tar file of emojibase-data. DataError if it holds no names."""
+    """From the tar file of emojibase-data. DataError where it holds no names."""
     tables = [f"en/shortcodes/{name}.json" for name in SHORT_NAMES]
     english, chinese, *others = read_json(
         path, "en/data.json", "zh/data.json", *tables, "meta/unicode-names.json"

@@ -12,7 +12,7 @@ DESCRIPTION, WORK = "build.json", ".work"
 
 
 def claim(out: Path, made_of: dict[str, Any]) -> None:
-    """The folder, for this build alone. DataError if it holds anything but the same build, unfinished."""
+    """The folder, for this build alone. DataError where it holds another one, or anything else."""
     started = out / WORK / DESCRIPTION
     if started.is_file():
         if json.loads(started.read_text("utf-8")) != made_of:
@@ -24,7 +24,8 @@ def claim(out: Path, made_of: dict[str, Any]) -> None:
 
 
 def finished(out: Path, made_of: dict[str, Any]) -> dict[str, Any] | None:
-    """The counts of the same build, if it is there whole. DataError for another."""
+    """The counts of the same build, if it is there whole; None if none is. DataError for another, or where a
+    file is not what was built."""
     description = out / DESCRIPTION
     if not description.is_file():
         return None

@@ -10,7 +10,8 @@ from impasto.data.glyphs.render import BACKGROUNDS, SIZES
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What is asked for. `limit`: at most so many drawings, of whole concepts; 0: all."""
+    """What is asked for. `size`: pixels a side. `limit`: at most so many drawings, of whole concepts; 0: all.
+    ConfigError for a value out of range."""
 
     size: int = 64
     groups: tuple[str, ...] = ("core",)

@@ -87,7 +87,7 @@ class ChineseSpeaker(Speaker):
 
 
 class ChineseReader(Reader):
-    """Chinese clauses."""
+    """Chinese clauses. Whatever reads raises ValueError for words that do not fit."""
 
     def clause(self) -> None:
         if self.background_clause():

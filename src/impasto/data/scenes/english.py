@@ -130,7 +130,7 @@ def article(word: str) -> str:
 
 
 class EnglishReader(Reader):
-    """English clauses."""
+    """English clauses. Whatever reads raises ValueError for words that do not fit."""
 
     def clause(self) -> None:
         if self.background_clause():

@@ -15,7 +15,8 @@ from impasto.data.scenes.world import LANGUAGES, Scene
 
 
 def caption(scene: Scene, rng: np.random.Generator, language: str = "en") -> str:
-    """A true caption in English ("en") or Chinese ("zh"), its facts chosen after the scene's category."""
+    """A true caption in English ("en") or Chinese ("zh"), its facts chosen after the scene's category.
+    ValueError for another language."""
     return phrase(describe(scene, rng), rng, language, _shape_led(scene))
 
 
@@ -52,7 +53,7 @@ def phrase(
     """Say exactly the facts of a requirement.
 
     ``shape_led`` is the chance that an object's shape is said as an adjective ("a heart-shaped red object").
-    ValueError for a language that is none of LANGUAGES.
+    ValueError for a language that is not one of LANGUAGES.
     """
     if language not in LANGUAGES:
         raise ValueError(f"no language called {language!r}: choose from {', '.join(LANGUAGES)}")

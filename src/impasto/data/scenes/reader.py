@@ -22,7 +22,8 @@ class NounPhrase:
 
 
 class Reader:
-    """A cursor over the tokens, and the facts gathered so far; the languages differ in their clauses."""
+    """A cursor over the tokens, and the facts gathered so far; the languages differ in their clauses.
+    Whatever reads or notes raises ValueError, in one line, for words that do not fit or contradict others."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens

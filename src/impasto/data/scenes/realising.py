@@ -26,13 +26,14 @@ _TRIES = 2000
 
 
 def scene_for(prompt: str, rng: np.random.Generator) -> Scene:
-    """A scene that shows what a prompt says; what the prompt leaves open is chosen at random."""
+    """A scene that shows what a prompt says; what the prompt leaves open is chosen at random. ValueError for
+    a prompt that cannot be read, or as `realise`."""
     return realise(parse_prompt(prompt), rng)
 
 
 def realise(requirement: Requirement, rng: np.random.Generator) -> Scene:
-    """A scene that satisfies the requirement, its relations with a clear margin. ValueError where no scene
-    can: too many objects, more than one contact or containment, no room."""
+    """A scene that satisfies the requirement, its relations with a clear margin. ValueError for one that no
+    scene can hold: too many objects, several contacts, no room."""
     if not 1 <= requirement.total <= MAX_OBJECTS:
         raise ValueError(f"{requirement.total} objects asked for: a scene holds 1 to {MAX_OBJECTS}")
     bonds = [relation for relation in requirement.relations if relation.kind in ("touching", "inside")]

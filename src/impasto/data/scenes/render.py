@@ -68,7 +68,7 @@ def _paint(canvas: Array, item: SceneObject) -> None:
 
 
 def render_array(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
-    """The scene as [size, size, 3] uint8. ValueError for a size outside SMALLEST_SIZE to LARGEST_SIZE."""
+    """The scene as [size, size, 3] uint8. ValueError for a side that is not 8 to 1024 pixels."""
     if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
         raise ValueError(f"cannot render a scene at {size} pixels: choose {SMALLEST_SIZE} to {LARGEST_SIZE}")
     canvas = np.empty((size, size, 3), dtype=np.float32)
@@ -79,5 +79,5 @@ def render_array(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
 
 
 def render(scene: Scene, size: int = 64) -> Image.Image:
-    """The scene as a square RGB picture of ``size`` pixels a side."""
+    """The scene as a square RGB picture of ``size`` pixels a side. Errors as for `render_array`."""
     return Image.fromarray(render_array(scene, size))

@@ -79,8 +79,8 @@ def sample_scene(
 
     "train" scenes hold no pair of HELD_OUT_PAIRS, "heldout" scenes at least one, "any" scenes what comes.
     ``category`` narrows the choice to one or several of CATEGORIES; ``max_objects`` (1 to 4), ``textures``
-    and ``backgrounds`` make an easier world. ValueError for an argument that is none of these; RuntimeError
-    if nothing could be placed, which would be a bug.
+    and ``backgrounds`` make an easier world. ValueError for a choice that is not there, RuntimeError if no
+    such scene could be placed (a bug).
     """
     if split not in SPLITS:
         raise ValueError(f"no split called {split!r}: choose from {', '.join(SPLITS)}")

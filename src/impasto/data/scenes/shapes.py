@@ -100,7 +100,8 @@ _FIELDS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def signed_distance(shape: str, x: Array, y: Array) -> Array:
-    """Distance of the points (x, y) from the outline of the unit shape, negative inside; arrays broadcast."""
+    """Distance of the points (x, y) from the outline of the unit shape, negative inside, in the
+    units of x and y (1: half the nominal width). Arrays broadcast: [H or 1, W or 1] each to [H, W]."""
     return _FIELDS[shape](x, y)
 
 
