@@ -10,6 +10,7 @@ from impasto.config import ConfigError, override
 from impasto.mars import training_cost
 from impasto.mars.initial import new_model
 from impasto.mars.runs import RUNS, debug_stage1
+from impasto.mars.sequence import SequenceBatch
 from impasto.mars.training_config import StageRun
 from impasto.mars.training_cost import CAPTION, StageCost, project, stage_cost
 from impasto.runtime.estimate import Machine, memory_of
@@ -43,6 +44,27 @@ def test_parameters_and_operations_are_those_counted_by_hand():
     output = 6 * places * (run.model.visual.codes + 1) * width
     picture = language.layers * ((6 * places + 2 * CAPTION) * layer + attention) + output
     assert cost.flops == 8 * picture
+
+
+def test_stories_are_counted_as_stories():
+    """Sentences and pictures of a story go through the layers in one sequence: attention over all of it."""
+    run = RUNS["mars-debug/stories"]()
+    cost = stage_cost(run)
+    passed = training_cost._pass(training_cost.bare_state(run, new_model(run.model), None), 8)
+    count, words = run.training.pictures_per_story, min(CAPTION, run.sentence_length)
+    assert isinstance(passed.drawn, SequenceBatch) and passed.described is None and not passed.captions
+    places = count * (words + 1 + run.image_length + 1)  # a sentence, begin, codes, end
+    assert passed.drawn.tokens.shape == (8 // count, places)
+    assert (passed.drawn.image_targets, passed.drawn.word_targets) == (
+        8 * (run.image_length + 1),
+        8 * (words + 1),
+    )
+    plain = stage_cost(replace(run, training=replace(run.training, pictures_per_story=0)))
+    assert cost.flops > plain.flops and cost.passes == plain.passes == 1
+    shared = stage_cost(override(run, ["training.shard_model=true"]), 4)
+    assert shared.exchanged_bytes == pytest.approx(0.75 * (2 * cost.weight_bytes + cost.trained_bytes))
+    told = "\n".join(project(cost, Machine()).lines())
+    assert f"in stories of {count}" in told and f"sentences of {words} tokens" in told
 
 
 @pytest.mark.parametrize("name", ["stage1", "stage3"])

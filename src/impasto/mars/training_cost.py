@@ -102,6 +102,8 @@ class StageCost:
         if not self.sharded:
             return 2 * share * self.trained_bytes
         walks = 3  # captions, pictures, backward
+        if self.run.training.pictures_per_story:
+            walks = 2  # sentences and pictures are read together
         if self.run.training.image_to_text:
             walks += 2  # the described ones, and theirs
         return self.passes * share * (walks * self.weight_bytes + self.trained_bytes)
@@ -216,7 +218,8 @@ def bare_state(run: StageRun, model: MarsModel, shards: Ranks | None) -> StageSt
 
 
 def _pass(state: StageState, pictures: int) -> Pass:
-    """The trainer's, of so many pictures with captions of `CAPTION` words, none of them dropped."""
+    """The trainer's, of so many pictures with captions of `CAPTION` words, none of them dropped; of stories,
+    so many pictures in all, after sentences of as many words as are read."""
     run = state.run
     training = replace(run.training, caption_dropout=0.0, micro_batch=pictures)
     state = replace(state, run=replace(run, training=training))
@@ -262,9 +265,14 @@ class StageProjection:
         ]
         fits = "" if cost.peak_bytes <= machine.memory * 1e9 else f"; more than {machine.memory:g}"
         length, seconds = cost.run.image_length, self.computing + self.exchanging
+        stories = training.pictures_per_story
+        of = f" in stories of {stories}" if stories else ""
+        words = (
+            f"sentences of {min(CAPTION, cost.run.sentence_length)}" if stories else f"captions of {CAPTION}"
+        )
         rows = [
             ("parameters", f"{cost.parameters:,}", f"{cost.trained:,} of them trained"),
-            ("a step", f"{training.batch:,}", f"pictures of {length:,} tokens; {self.steps:,} steps"),
+            ("a step", f"{training.batch:,}", f"pictures of {length:,} tokens{of}; {self.steps:,} steps"),
             ("  of a device", f"{cost.passes:,}", f"passes of {cost.pictures:,} pictures"),
             ("PFLOP a step, device", f"{cost.flops / 1e15:,.3g}", "multiply-add = 2"),
             ("GB of a device", f"{cost.peak_bytes / 1e9:,.1f}", ", ".join(how) + fits),
@@ -279,7 +287,7 @@ class StageProjection:
             "",
             f"Assumed: {machine.ranks} devices of {machine.teraflops:g} TFLOP/s used to "
             f"{machine.utilisation:.0%}; {cost.exchanged_bytes / 1e9:,.3g} GB a step in rings",
-            f"at {machine.bandwidth:g} GB/s, not beside computing; captions of {CAPTION} tokens, read in "
+            f"at {machine.bandwidth:g} GB/s, not beside computing; {words} tokens, read in "
             f"every step; {IN_FLIGHT} layers gathered at once.",
             "Not in it: image codes (extracted once, before), loading, samples, checkpoints, what an "
             "allocator keeps.",
