@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 import impasto
-from impasto.config import to_dict
 from impasto.data.scenes import LANGUAGES, render
-from impasto.evaluation.painters import options_of, painter_of
+from impasto.evaluation.painters import options_of, painter_of, report_head
 from impasto.evaluation.scene_sheets import SET_TITLES, write_page
 from impasto.metrics.languages import Consistency, judge_languages, scenes_in_languages
 from impasto.metrics.scenes import SEEN_SET, UNSEEN_SET, Painter
@@ -58,15 +57,8 @@ def evaluate_languages(
     mixes = list(_mixes(pipe.provenance))
     table = _table(found) + "".join(f"- {line}\n" for line in [*_lengths(pipe, found), *mixes])
     document = {
-        "protocol": "languages",
-        "version": impasto.__version__,
-        "model": pipe.name,
-        "provenance": pipe.provenance,
-        "resolution": pipe.config.resolution,
-        "options": to_dict(options),
+        **report_head("languages", pipe, options, drawing, dtype),
         "seed": seed,
-        "drawing": dict(drawing),
-        "dtype": str(dtype).removeprefix("torch."),
         "sets": {
             group: {**asdict(one), "verdicts": {name: one.verdict(name) for name in one.differences}}
             for group, one in found.items()

@@ -1,4 +1,4 @@
-"""Models as painters of the metrics, and the kind of scenes that a model was trained on."""
+"""Models as painters of the metrics, the scenes that a model was trained on, and how a report begins."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 
-from impasto.config import from_dict, override
+import impasto
+from impasto.config import from_dict, override, to_dict
 from impasto.data.scene_source import SceneOptions
 from impasto.metrics.scenes import Painter
 from impasto.runtime.dist import Ranks
@@ -41,6 +43,22 @@ def painter_of(pipe: Any, ranks: Ranks, drawing: Mapping[str, Any]) -> Painter:
 def options_of(pipe: Any, settings: Sequence[str]) -> SceneOptions:
     """The scenes that a model was trained on, as far as it says so, with overrides."""
     return scenes_trained_on(pipe.provenance, settings)
+
+
+def report_head(
+    protocol: str, pipe: Any, options: SceneOptions, drawing: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
+    """What report.json begins with: which model, asked for which scenes, and how it drew."""
+    return {
+        "protocol": protocol,
+        "version": impasto.__version__,
+        "model": pipe.name,
+        "provenance": pipe.provenance,
+        "resolution": drawing.get("size", pipe.config.resolution),
+        "options": to_dict(options),
+        "drawing": dict(drawing),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
 
 
 def scenes_trained_on(provenance: Mapping[str, Any], settings: Sequence[str]) -> SceneOptions:

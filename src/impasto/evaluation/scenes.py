@@ -12,11 +12,10 @@ from PIL import Image
 from rich.console import Console
 
 import impasto
-from impasto.config import to_dict
 from impasto.data.scene_source import SceneOptions
 from impasto.data.scenes import render
 from impasto.evaluation.model_card import model_card
-from impasto.evaluation.painters import options_of, painter_of
+from impasto.evaluation.painters import options_of, painter_of, report_head
 from impasto.evaluation.scene_sheets import scene_sheets, write_page
 from impasto.evaluation.scene_tables import caption_table, frechet_line, scene_table
 from impasto.metrics.alignment import DISTRACTORS, Scorer, alignment_results, alignment_table
@@ -85,16 +84,9 @@ def evaluate_model(
     alignment = _alignment(scorer, report, options, distractors) if scorer is not None else None
     sheets = scene_sheets(report, painters)
     document = {
-        "model": pipe.name,
-        "version": impasto.__version__,
-        "provenance": pipe.provenance,
-        "protocol": "scenes",
-        "resolution": report.resolution,
-        "options": to_dict(options),
+        **report_head("scenes", pipe, options, drawing, dtype),
         "count": count,
         "seed": seed,
-        "drawing": dict(drawing),
-        "dtype": str(dtype).removeprefix("torch."),
         "scores": _plain(report.scores),
         "position": {group: report.position(group, MODEL) for group in report.scores},
         "captions": _plain(captions),

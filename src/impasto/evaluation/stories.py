@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 import impasto
-from impasto.config import ConfigError, to_dict
+from impasto.config import ConfigError
 from impasto.data.scene_source import SceneOptions
 from impasto.data.stories import StorySource
-from impasto.evaluation.painters import options_of
+from impasto.evaluation.painters import options_of, report_head
 from impasto.evaluation.scene_sheets import SET_TITLES, write_page
 from impasto.mars.grammar import GrammarError
 from impasto.metrics.scenes import EVALUATION_STREAM, SEEN_SET, UNSEEN_SET
@@ -65,17 +65,10 @@ def evaluate_stories(
     }
     table = _table(found)
     document = {
-        "protocol": "stories",
-        "version": impasto.__version__,
-        "model": pipe.name,
-        "provenance": pipe.provenance,
-        "resolution": pipe.config.resolution,
-        "options": to_dict(options),
+        **report_head("stories", pipe, options, drawing, dtype),
         "pictures_per_story": pictures,
         "count": count,
         "seed": seed,
-        "drawing": drawing,
-        "dtype": str(dtype).removeprefix("torch."),
         "sets": {
             group: {
                 **asdict(one.score),
