@@ -17,7 +17,7 @@ from impasto.runtime.checkpoint import (
 from impasto.runtime.ema import AverageByImages
 from impasto.runtime.guards import NonFiniteGuard
 from impasto.runtime.log import MetricsWriter, read_metrics
-from impasto.runtime.training_state import load_optimizer, optimizer_tensors, rng_state, set_rng_state
+from impasto.runtime.training_state import load_optimizer, optimizer_tensors
 
 BATCH, INTERVAL = 8, 64
 
@@ -25,7 +25,6 @@ BATCH, INTERVAL = 8, 64
 def train(run: Path, total: int, resume: bool = False) -> dict[str, torch.Tensor]:
     """A loop as trainers have it. Dropout, a shuffled data order and a bad gradient now and then."""
     torch.manual_seed(7)
-    data = numpy.random.default_rng(7)
     module = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.2), nn.ReLU(), nn.Linear(16, 1))
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, betas=(0.0, 0.99))
     average = AverageByImages(module, half_life_images=100, ramp_up=0.5)
@@ -39,10 +38,13 @@ def train(run: Path, total: int, resume: bool = False) -> dict[str, torch.Tensor
             module.load_state_dict(tensors["generator"])
             average.load_state_dict(tensors["average"])
             load_optimizer(optimizer, module.named_parameters(), tensors["optimizer"], state["optimizer"])
-            set_rng_state(tensors["rng"], state["rng"], {"data": data})
             guard.load_state_dict(state["guard"])
             metrics.truncate_to(images)
         while images < total:
+            data = numpy.random.default_rng(
+                (7, images)
+            )  # all that is random is of (seed, images), as in trainers
+            torch.manual_seed(images)
             x = torch.from_numpy(data.standard_normal((BATCH, 6), dtype="float32"))
             if data.random() < 0.2:
                 x[0, 0] = float("nan")
@@ -56,7 +58,6 @@ def train(run: Path, total: int, resume: bool = False) -> dict[str, torch.Tensor
             metrics.write(images, {"loss": loss, "bad": bad, "bad_steps": guard.bad_steps})
             if images % INTERVAL == 0:
                 tensors, described = optimizer_tensors(optimizer, module.named_parameters())
-                numbers, random_state = rng_state({"data": data})
                 metrics.sync()
                 save_checkpoint(
                     run,
@@ -65,9 +66,8 @@ def train(run: Path, total: int, resume: bool = False) -> dict[str, torch.Tensor
                         "generator": module.state_dict(),
                         "average": average.state_dict(),
                         "optimizer": tensors,
-                        "rng": numbers,
                     },
-                    {"optimizer": described, "rng": random_state, "guard": guard.state_dict()},
+                    {"optimizer": described, "guard": guard.state_dict()},
                 )
                 prune(run)
     return module.state_dict() | {f"average.{name}": t for name, t in average.state_dict().items()}

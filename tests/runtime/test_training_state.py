@@ -1,9 +1,5 @@
 """Optimisers and random numbers continue bit for bit."""
 
-import json
-import random
-
-import numpy
 import pytest
 import torch
 from torch import nn
@@ -12,8 +8,6 @@ from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_ch
 from impasto.runtime.training_state import (
     load_optimizer,
     optimizer_tensors,
-    rng_state,
-    set_rng_state,
 )
 
 
@@ -113,38 +107,3 @@ def test_a_parameter_of_another_shape_or_without_a_name_is_an_error():
         load_optimizer(adamw(wider), wider.named_parameters(), tensors, saved)
     with pytest.raises(ValueError, match="has no name"):
         optimizer_tensors(adamw(module), wider.named_parameters())
-
-
-def draw(generators):
-    return [
-        torch.rand(3).tolist(),
-        torch.randn(1).item(),
-        random.random(),
-        random.gauss(0, 1),
-        numpy.random.rand(),
-        generators["data"].random(),
-        generators["twister"].random(),
-        torch.rand(2, generator=generators["noise"]).tolist(),
-    ]
-
-
-def test_random_numbers_continue(tmp_path):
-    def generators(seed):
-        return {
-            "data": numpy.random.default_rng(seed),
-            "twister": numpy.random.Generator(numpy.random.MT19937(seed)),
-            "noise": torch.Generator().manual_seed(seed),
-        }
-
-    mine = generators(3)
-    draw(mine)
-    tensors, saved = rng_state(mine)
-    path = save_checkpoint(tmp_path, 1, {"rng": tensors}, {"rng": saved})
-    expected = draw(mine)
-    loaded, state = load_checkpoint(path)
-    others = generators(4)
-    set_rng_state(loaded["rng"], state["rng"], others)
-    assert draw(others) == expected
-    assert json.loads(json.dumps(saved)) == saved
-    with pytest.raises(CheckpointError, match="'more'"):
-        set_rng_state(tensors, saved, {"more": torch.Generator()})

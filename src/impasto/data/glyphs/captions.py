@@ -15,7 +15,6 @@ from impasto.data.records import Caption
 TAGS = 3  # keywords in a caption
 LONGEST = 160  # characters
 THINGS = (0, 1, 3, 4, 5, 6, 7)  # groups of which one can say "a ..."
-FLAGS = 9
 # Things that one does not count; the last word of what is named.
 UNCOUNTED = frozenset(
     re.findall(
