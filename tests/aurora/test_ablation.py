@@ -1,13 +1,15 @@
 """The ablation: every cell is a run, results are written once, a table is made of them."""
 
 import json
+from pathlib import Path
+from statistics import mean
 
 import pytest
 from PIL import Image
 
 from impasto.aurora import ablation
 from impasto.aurora.ablation import CELLS, COLUMNS, main, run_of
-from impasto.runtime.results import table
+from impasto.runtime.results import over_seeds, table
 
 TINY = [
     "--images", "64", "--prompts", "16", "--seeds", "0",
@@ -84,3 +86,15 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys, arguments, told):
     assert main(["--out", str(tmp_path), *arguments]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+def test_the_results_that_are_kept_are_whole_and_in_the_manual():
+    kept = Path(__file__).parents[2] / "docs/results/aurora-ablation"
+    rows = over_seeds(kept, COLUMNS, CELLS)
+    assert rows.keys() == CELLS.keys() and all(len(row["seconds"]) == 3 for row in rows.values())
+    manual = (kept.parents[1] / "exploring.md").read_text()
+    for cell, row in rows.items():
+        told = next(line for line in manual.splitlines() if line.startswith(f"| {cell} |"))
+        assert f"| {mean(row['oracle, seen']):.3f} [" in told
+        assert f"| {mean(row['FD-EffNetLite0']):,.0f} [" in told
+    assert not any(any(row["not finite"]) for row in rows.values())

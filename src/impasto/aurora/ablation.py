@@ -118,7 +118,7 @@ COLUMNS = {
     "not finite": ("nonfinite",),
     "seconds": ("seconds",),
 }
-SHOWN = ("oracle, seen", "oracle, unseen", "colours right", "FD-EffNetLite0", "due to noise")  # in the figure
+SHOWN = ("oracle, seen", "colours right", "FD-EffNetLite0", "due to noise", "path, noise")  # in the figure
 DEFAULT_IMAGES = 3_600  # about three minutes of one thread in fp32
 DEFAULT_PROMPTS = 200  # of each split, in the evaluation
 REAL = 2_000  # pictures that generated ones are held against
