@@ -313,6 +313,7 @@ def test_no_prompt_is_logged(server, caplog):
     assert len(ours) == 3 and not any("secret" in line for line in ours)
 
 
+@pytest.mark.filterwarnings("ignore:.*is untrained")
 def test_sizes_of_stage_three_come_from_the_model(tmp_path):
     """And larger ones from its own large pictures. Sizes never share a batch."""
     run, tokenizer = RUNS["mars-debug/stage3"](), RUNS["mars-debug/tokenizer"]().model
