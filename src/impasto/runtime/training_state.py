@@ -25,8 +25,8 @@ class Restored(NamedTuple):
 
 
 def optimizer_tensors(optimizer: Optimizer, named: Named) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State of `optimizer` as tensors 'exp_avg/NAME' and JSON. `named` is `module.named_parameters()`, more
-    names than the optimiser has are fine."""
+    """State of `optimizer` as tensors 'exp_avg/NAME', of the optimiser's own shapes, and JSON. `named` is
+    `module.named_parameters()`, more names than the optimiser has are fine; ValueError for fewer."""
     names = {id(parameter): name for name, parameter in named}
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
@@ -55,7 +55,8 @@ def load_optimizer(
 ) -> Restored:
     """Give `optimizer` the state saved under the names of its parameters, bit for bit. A parameter whose name
     was not saved (a layer grown since) starts fresh. `options` also restores the learning rate and the like
-    of each group, found by the first of its parameters that was saved."""
+    of each group, found by the first of its parameters that was saved. CheckpointError for a parameter of
+    another shape than was saved, ValueError for one that `named` does not name."""
     names = {id(parameter): name for name, parameter in named}
     shapes, fresh = saved["shapes"], []
     by_name: dict[str, dict[str, Any]] = {name: dict(values) for name, values in saved["values"].items()}
@@ -89,7 +90,7 @@ def load_optimizer(
 
 def rng_state(generators: Generators | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State of the random numbers of this process, torch (CPU and each GPU), NumPy and Python, and of the
-    given generators, as tensors and JSON."""
+    given generators, as tensors ([N] uint8 each) and JSON."""
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors |= {f"cuda/{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -106,7 +107,8 @@ def rng_state(generators: Generators | None = None) -> tuple[dict[str, Tensor], 
 def set_rng_state(
     tensors: Mapping[str, Tensor], saved: Mapping[str, Any], generators: Generators | None = None
 ) -> None:
-    """Continue the random numbers where `rng_state` was called. GPUs that are not there are passed over."""
+    """Continue the random numbers where `rng_state` was called, which gave `tensors` ([N] uint8) and `saved`.
+    GPUs that are not there are passed over. CheckpointError for a generator that was not saved."""
     torch.set_rng_state(tensors["torch"].clone())
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
