@@ -19,7 +19,7 @@ MUCH_SLOWER = 3.0  # times float32; with units for it bfloat16 is the quicker on
 
 
 def usable_device(name: str) -> str:
-    """The device, if this machine has it."""
+    """The device, if this machine has it; ValueError if not."""
     import torch
 
     try:
@@ -30,7 +30,8 @@ def usable_device(name: str) -> str:
 
 
 def ranks_of(arguments: argparse.Namespace) -> Any:
-    """This process among its ranks; of several GPUs each has its own, which becomes --device."""
+    """This process among its ranks; of several GPUs each has its own, which becomes --device. Raises
+    ValueError as `usable_device`, RanksError as `Ranks.from_environment`."""
     from dataclasses import replace
 
     from impasto.runtime.dist import Ranks

@@ -126,7 +126,8 @@ def check_entries(entries: Iterable[str]) -> None:
 
 
 def write_entry(file: Path, group: Mapping[str, Tensor]) -> None:
-    """Named tensors, on any device, as a safetensors file. OSError or SafetensorError if that fails."""
+    """Named tensors, of any shape and on any device, as a safetensors file. OSError or SafetensorError if
+    that fails."""
     save_file(_plain(group), file, metadata={"format": "pt"})
 
 
