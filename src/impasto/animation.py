@@ -23,7 +23,8 @@ def check_animation(path: Path) -> None:
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = FRAME_SECONDS) -> None:
-    """Frames there and back again, by the suffix of `path`. ConfigError as `check_animation`."""
+    """Frames there and back again, `seconds` each, by the suffix of `path`. ConfigError as `check_animation`,
+    and where ffmpeg fails."""
     check_animation(path)
     loop = [*frames, *frames[-2:0:-1]]
     if path.suffix == ".gif":

@@ -72,7 +72,7 @@ def require(package: str) -> Path:
 def install_command(missing: Iterable[Asset] | None = None) -> str:
     """The shell command that installs these packages; without an argument, every one that is not ok.
 
-    An empty string where nothing is missing.
+    An empty string where nothing is missing. Raises as `list_assets`.
     """
     chosen = [asset for asset in list_assets() if not asset.ok] if missing is None else list(missing)
     if not chosen:

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of `impasto` with all its verbs."""
+    """The parser of `impasto` with all its verbs, each of which sets `run(arguments) -> exit status`."""
     parser = argparse.ArgumentParser(
         prog="impasto",
         description="Text-to-image synthesis with sparse experts.",

@@ -30,7 +30,8 @@ def usable_device(name: str) -> str:
 
 
 def ranks_of(arguments: argparse.Namespace) -> Any:
-    """This process among its ranks; of several GPUs each has its own, which becomes --device."""
+    """This process among its ranks; of several GPUs each has its own, which becomes --device. Raises
+    ValueError as `usable_device`, RanksError as `Ranks.from_environment`."""
     from dataclasses import replace
 
     from impasto.runtime.dist import Ranks

@@ -45,7 +45,8 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """Build `kind` from JSON values. Missing keys take their defaults; unknown ones raise ConfigError."""
+    """Build `kind` from JSON values. Missing keys take their defaults; ConfigError for unknown ones, for
+    missing ones without a default, and for values of another type."""
     hints = typing.get_type_hints(kind)
     names = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     where = f" in '{path}'" if path else ""
@@ -68,8 +69,8 @@ def from_dict(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 def override(config: T, assignments: Iterable[str]) -> T:
     """Apply 'path.to.field=value' strings, e.g. 'moe.experts=1' or 'moe.experts.16=4'. Values are JSON, or a
-    bare word, or numbers separated by commas for tuples. ConfigError for an unknown path, a wrong type, or
-    what is no override."""
+    bare word, or numbers separated by commas for tuples. ConfigError for what is no such string, an unknown
+    field, or a value that does not fit it."""
     tree = to_dict(config)
     for assignment in assignments:
         path, separator, text = assignment.partition("=")

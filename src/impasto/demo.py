@@ -53,12 +53,13 @@ class Verdict:
     rank: int | None = None
 
     def line(self) -> str:
+        """The prompt and what was found, after + or -."""
         found = f"score {self.score:.2f}" if self.rank is None else f"rank {self.rank} of {CAPTIONS}"
         return f"{'+' if self.right else '-'} {self.prompt}: {found}"
 
 
 def draw(model: str, prompts: Sequence[str]) -> Tensor:
-    """[N, 3, R, R]: the first picture of each prompt."""
+    """[N, 3, R, R] in about [-1, 1]: the first picture of each prompt."""
     return impasto.load(model).generate(list(prompts), seed=SEED).images
 
 
@@ -72,8 +73,8 @@ def judge_glyphs(
     pictures: Sequence[Image.Image], prompts: Sequence[str], scorer: Scorer, others: Sequence[str]
 ) -> list[Verdict]:
     """Right is a picture whose own caption is among its `WITHIN` nearest of `CAPTIONS`. A tie counts against
-    it. `others`: captions to stand beside, in their order; those of the prompts are left out. ValueError if
-    too few are left."""
+    it. `others`: captions to stand beside, in their order; those of the prompts are left out. ValueError
+    where fewer than `CAPTIONS` - 1 remain."""
     distractors = [text for text in dict.fromkeys(others) if text not in prompts][: CAPTIONS - 1]
     if len(distractors) < CAPTIONS - 1:
         raise ValueError(f"{len(distractors)} other captions, {CAPTIONS - 1} are needed")

@@ -76,7 +76,8 @@ def draw(
 def told(
     pipe: Any, generation: Any, options: Mapping[str, Any], upscaler: Upscaler | None = None
 ) -> list[Drawn]:
-    """The pictures of a generation, enlarged where there is an upscaler, with their settings."""
+    """The pictures of a generation (images [N,3,R,R] in about [-1,1]), enlarged where there is an upscaler,
+    with their settings."""
     told_options = {**options, **settings_of(upscaler)}
     drawn = []
     for index in range(len(generation.seeds)):
@@ -98,7 +99,8 @@ def draw_folder(
 ) -> int:
     """Write 000000.png ... for the orders, in batches that are the same however often the work was cut short
     and on however many ranks; whole batches that are there stay. Returns how many pictures this rank drew;
-    `load` gives the pipeline, and is not called where nothing is missing. `claim` the folder first."""
+    `load` gives the pipeline, and is not called where nothing is missing. `claim` the folder first. Raises as
+    `draw` and `Ranks` do."""
     mine = batches(orders, batch_size)[ranks.rank :: ranks.world_size]
     missing = [part for part in mine if not all((folder / file_name(n)).is_file() for n in part)]
     if missing:

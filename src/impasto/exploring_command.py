@@ -14,7 +14,7 @@ SHOWN = 96  # px of a picture in a strip
 
 
 def add_interpolate(verb: argparse.ArgumentParser) -> None:
-    """Options of `impasto interpolate`."""
+    """The options of `impasto interpolate`, except those of the model."""
     verb.description = (
         "Pictures on the way between two prompts (--space text, or w), or between two noises (--space z; w "
         "without a second prompt): a strip as .png, or there and back again as .gif or .mp4."
@@ -39,7 +39,7 @@ def add_interpolate(verb: argparse.ArgumentParser) -> None:
 
 
 def add_routes(verb: argparse.ArgumentParser) -> None:
-    """Options of `impasto routes`."""
+    """The options of `impasto routes`, except those of the model."""
     verb.description = (
         "Which expert made which pixel: each picture, then its map in every mixture-of-experts layer, over a "
         "bar of the experts' shares. --knock-out shows the pictures without each expert."
@@ -57,7 +57,7 @@ def add_routes(verb: argparse.ArgumentParser) -> None:
 
 
 def add_project(verb: argparse.ArgumentParser) -> None:
-    """Options of `impasto project`."""
+    """The options of `impasto project`, except those of the model."""
     verb.description = (
         "Search the latent that draws a picture again: writes reconstruction.png, sheet.png (the picture, "
         "what was found, and the way there), projection.gif and latent.safetensors (wp, local_text, mask)."
@@ -71,7 +71,8 @@ def add_project(verb: argparse.ArgumentParser) -> None:
 
 
 def aurora_pipeline(arguments: argparse.Namespace) -> Any:
-    """The model; ConfigError if it is none of Aurora."""
+    """The model, which must be one of Aurora: ConfigError for another family's. Raises as `impasto.load` and
+    `usable_device` too."""
     import warnings
 
     import impasto

@@ -16,7 +16,7 @@ FILES = (
 
 
 def add_analyse(verb: argparse.ArgumentParser) -> None:
-    """Options of `impasto analyse`."""
+    """The options of `impasto analyse`, except those of the model."""
     verb.description = (
         "Look at a model from inside: expert maps, each expert knocked out, words that raise an expert, "
         "style mixing by resolution, truncation, principal directions of w, walks, path lengths with "

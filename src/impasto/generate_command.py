@@ -61,7 +61,9 @@ class Plan:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`impasto generate`. ConfigError unless there is one source of prompts."""
+    """`impasto generate`. Raises ConfigError for options that do not go together or are not the family's, for
+    --prompts or --like that cannot be read, and for a model that is not found; and as `usable_device` and
+    `upscaling.command.wanted` do."""
     if (bool(arguments.words) + bool(arguments.prompts) + bool(arguments.like)) != 1:
         raise ConfigError("give one of: PROMPTs, --prompts FILE, --like PICTURE")
     if arguments.prompts:

@@ -43,7 +43,7 @@ class Described:
 
 
 def describe(name: str, settings: list[str]) -> Described:
-    """What `load` would load, from its configuration alone."""
+    """What `load` would load, from its configuration alone. Raises as `load`."""
     family, found = _find(name, settings)
     if not isinstance(found, Path):
         return Described(name, family, found, "preset", {})
@@ -54,7 +54,7 @@ def describe(name: str, settings: list[str]) -> Described:
 
 def identity(name: str) -> dict[str, str]:
     """Which model a name means: its name and the sha256 of its configuration and weights; of a preset, which
-    is untrained, the name alone."""
+    is untrained, the name alone. Raises as `load`."""
     _, found = _find(name, [])
     if not isinstance(found, Path):
         return {"preset": name}

@@ -156,7 +156,7 @@ PALETTE = (
 
 
 def routing_pictures(maps: Sequence[Tensor]) -> list[Image.Image]:
-    """One picture per MoE layer from expert indices [h, w]: a colour for each expert."""
+    """One picture per MoE layer from expert indices [h, w] int64: a colour for each expert."""
     palette = np.array(PALETTE, dtype=np.uint8)
     return [Image.fromarray(palette[(layer % len(palette)).cpu().numpy()]) for layer in maps]
 
@@ -220,7 +220,8 @@ def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = N
 
 
 def read_settings(file: Path | BinaryIO) -> dict[str, Any]:
-    """The settings a picture was made with; {} for pictures that carry none."""
+    """The settings a picture was made with; {} for pictures that carry none. OSError for what is no picture,
+    ValueError for settings that are not JSON."""
     with Image.open(file) as image:
         return json.loads(image.info.get(METADATA_KEY, "{}"))
 

@@ -33,7 +33,7 @@ class Memory(Protocol):
 class KeyValuePrefix:
     """Keys and values of a prefix that no longer changes; differentiable for what comes after it.
 
-    keys, values: one [B, heads, P, d] per layer; mask [B, P] bool, False for padding.
+    keys, values: one [B, heads, P, d] per layer; mask [B, P] bool, False for padding. Methods as in `Memory`.
     """
 
     keys: tuple[Tensor, ...]
@@ -69,7 +69,8 @@ class KeyValueCache:
 
     `static` is for single-token steps of unchanging shape, as captured graphs need: attention runs over the
     whole capacity with the unused part masked, and the place to write to is counted on the device. Otherwise
-    attention sees only the part in use.
+    attention sees only the part in use. keys, values: one [B, heads, capacity, d] per layer; mask
+    [B, capacity] bool. Methods as in `Memory`, where S is `capacity` with `static`.
     """
 
     def __init__(
@@ -130,9 +131,8 @@ class KeyValueCache:
         self._next.fill_(length)
 
     def admit(self, mask: Tensor) -> Tensor:
-        """Take in the mask [B, T] of new tokens, True for those that count, and return that of all [B, S]
-        that are attended to. Raises ValueError when the tokens do not fit, or for several at once with
-        `static`."""
+        """mask [B, T] bool -> [B, S], or [B, capacity] with `static`. Raises ValueError when the tokens do
+        not fit, or for several at once with `static`."""
         stop = self.length + mask.shape[1]
         if stop > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens; {stop} were asked of it")
@@ -161,7 +161,8 @@ class KeyValueCache:
 
 
 def join_left_padded(prefixes: Sequence[KeyValuePrefix], device: torch.device) -> KeyValuePrefix:
-    """One batch of single-row prefixes without padding, each pushed to the right end."""
+    """One batch of N single-row prefixes without padding, each pushed to the right end: keys and values
+    [N, heads, longest, d], mask [N, longest]."""
     longest = max(prefix.length for prefix in prefixes)
     mask = torch.zeros(len(prefixes), longest, dtype=torch.bool, device=device)
     joined: list[list[Tensor]] = [[], []]

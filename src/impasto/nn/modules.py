@@ -18,9 +18,9 @@ def module_list(items: Iterable[M]) -> Sequence[M]:
 
 
 def normal(*shape: int, scale: float = 1.0) -> Tensor:
-    """Normal numbers of that standard deviation, on the default device. On the meta device, where models are
-    built before they are read, no numbers: to compute there torch imports its compiler, two seconds of a
-    processor."""
+    """[*shape] fp32 (or torch's default type) of normal numbers with standard deviation `scale`, on the
+    default device. On the meta device, where models are built before they are read, no numbers: to compute
+    there torch imports its compiler, two seconds of a processor."""
     return torch.empty(shape) if is_meta() else torch.randn(shape) * scale
 
 

@@ -57,7 +57,8 @@ class Routing:
 def balance_loss(
     routing: Routing, scope: BalanceScope = "image", reduce_mean: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Switch Transformer's load balancing, E * sum_e f_e P_e: one when uniform, E when collapsed.
+    """Switch Transformer's load balancing, E * sum_e f_e P_e, a scalar []: one when uniform, E when
+    collapsed.
 
     f is the share of tokens, P the mean probability, taken over each image and averaged (the published code),
     over the batch, or over the batches of all ranks: `reduce_mean` averages f across ranks. It needs no
@@ -194,7 +195,8 @@ class Experts(nn.Module):
 
 
 def best_method(x: Tensor) -> GroupedMethod:
-    """Slices on a CPU, grouped matmul where CUDA has it (not in fp64), padding elsewhere."""
+    """For tokens x [T, C]: slices on a CPU, grouped matmul where CUDA has it (not in fp64, nor where a row is
+    no multiple of 16 bytes), padding elsewhere."""
     if x.device.type == "cpu":
         return "sliced"
     supported = x.dtype in (torch.bfloat16, torch.float16, torch.float32)
@@ -203,16 +205,16 @@ def best_method(x: Tensor) -> GroupedMethod:
 
 
 def group_alignment(x: Tensor) -> int:
-    """What the rows of a group are a multiple of: on CUDA 8, which are 16 bytes in bf16. On a CPU in bf16 64:
-    there a matmul of a size not met before costs milliseconds of set-up, and token counts are new at every
-    step."""
+    """What the rows of a group of tokens x [T, C] are a multiple of: on CUDA 8, which are 16 bytes in bf16.
+    On a CPU in bf16 64: there a matmul of a size not met before costs milliseconds of set-up, and token
+    counts are new at every step."""
     if x.device.type == "cuda":
         return 8
     return 64 if x.dtype == torch.bfloat16 else 1
 
 
 def plan_grouped(expert_index: Tensor, experts: int, align: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A row for every token such that the rows of one expert follow each other.
+    """A row for every token of expert_index [T] int64, such that the rows of one expert follow each other.
 
     Returns slot [T], rows_per_expert [R] (the expert that owns each row) and offsets [E] int32, the end of
     each expert's rows. Groups start at multiples of `align`; R depends on T and E alone, so the host need
@@ -235,7 +237,8 @@ def plan_grouped(expert_index: Tensor, experts: int, align: int = 1) -> tuple[Te
 
 
 def plan_padded(expert_index: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `plan_grouped`, with every expert padded to the fullest one, for a batched matmul (offsets None).
+    """As `plan_grouped`, with every expert padded to the fullest one, for a batched matmul: slot [T],
+    rows_per_expert [E * rows of the fullest], offsets None.
 
     Waits for the device once, to learn the largest count. On the meta device an even split is assumed.
     """

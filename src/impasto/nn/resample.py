@@ -11,7 +11,8 @@ FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def fir_kernel(like: Tensor | None = None) -> Tensor:
-    """The 4x4 filter with sum one, [4, 4], as the published checkpoints store it."""
+    """The filter [4, 4] with sum one, as the published checkpoints store it; of the type and device of
+    `like`."""
     taps = torch.tensor(FIR_TAPS)
     if like is not None:
         taps = taps.to(like)
@@ -34,8 +35,8 @@ def upsample_fir(x: Tensor) -> Tensor:
 
 
 def filter_after_transposed_convolution(x: Tensor) -> Tensor:
-    """Smooth the output of a stride-2 transposed 3x3 convolution, gain 4: [B, C, 2H + 1, 2W + 1] -> [B, C,
-    2H, 2W]."""
+    """Smooth the output of a stride-2 transposed 3x3 convolution, gain 4:
+    [B, C, 2H + 1, 2W + 1] -> [B, C, 2H, 2W]."""
     channels = x.shape[1]
     kernel = (fir_kernel(x) * 4).expand(channels, 1, 4, 4)
     return F.conv2d(x, kernel, padding=1, groups=channels)

@@ -22,7 +22,7 @@ DEMODULATION_EPSILON = 1e-8  # published code
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """sqrt(2) * LeakyReLU(x, 0.2): keeps unit variance (StyleGAN2, published code). Any shape."""
+    """sqrt(2) * LeakyReLU(x, 0.2), [...] -> [...]: keeps unit variance (StyleGAN2, published code)."""
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
@@ -33,7 +33,8 @@ def activation_gain(activation: Activation) -> float:
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Scale each vector of the last axis to root-mean-square one (epsilon 1e-8, published code)."""
+    """Scale each vector of the last axis of x [..., C] to root-mean-square one (epsilon 1e-8, published
+    code)."""
     return x * (x.square().mean(-1, keepdim=True) + 1e-8).rsqrt()
 
 
@@ -131,7 +132,8 @@ class KernelBank(nn.Module):
         return (mixture @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
 
     def energy(self, kernel: Tensor) -> Tensor:
-        """What `demodulation` needs of the kernel that `forward` returned: a shared one's is remembered."""
+        """What `demodulation` needs of the kernel that `forward` returned, [out, in] or [B, out, in]: a
+        shared one's is remembered."""
         if self.choice is not None:
             return self._energy.compute(kernel)
         return self._energy(kernel, of=self.weight, training=self.training)

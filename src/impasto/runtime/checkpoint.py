@@ -68,7 +68,8 @@ def save_checkpoint(
     run: Path, images: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
     """Write a checkpoint atomically and return its folder. `tensors` maps a file name such as "generator" to
-    named tensors; `state` is JSON. Replaces a checkpoint of the same image count."""
+    named tensors; `state` is JSON. Replaces a checkpoint of the same image count. Tensors of any shape.
+    Errors as for `check_entries` and `new_checkpoint`."""
     check_entries(tensors)
     with new_checkpoint(run, images, state) as draft:
         for entry, group in tensors.items():
@@ -87,7 +88,7 @@ class Draft:
 @contextmanager
 def new_checkpoint(run: Path, images: int, state: Mapping[str, Any]) -> Iterator[Draft]:
     """Yield a folder to put files in; on success state.json and the manifest join them, all is flushed to
-    disk and renamed to its place. Holds the lock of the run's checkpoints. CheckpointError if it fails.
+    disk and renamed to its place. Holds the lock of the run's checkpoints. CheckpointError if it fails;
     ValueError for a state that is not JSON."""
     try:
         document = json.dumps(state, indent=1) + "\n"
@@ -125,13 +126,14 @@ def check_entries(entries: Iterable[str]) -> None:
 
 
 def write_entry(file: Path, group: Mapping[str, Tensor]) -> None:
-    """Named tensors, on any device, as a safetensors file. OSError or SafetensorError if that fails."""
+    """Named tensors, of any shape and on any device, as a safetensors file. OSError or SafetensorError if
+    that fails."""
     save_file(_plain(group), file, metadata={"format": "pt"})
 
 
 def verify_checkpoint(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose every file has the right size and checksum. DamagedCheckpointError
-    for another, CheckpointError if it cannot be read."""
+    for another, CheckpointError for one that cannot be read or is of another format."""
     path = Path(path)
     manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
@@ -150,8 +152,8 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
 
 def load_checkpoint(path: Path, *, verified: bool = False) -> tuple[Tensors, dict[str, Any]]:
     """(tensors, state) of a checkpoint, on the CPU. Checksums are verified unless `verified` says that
-    `latest_checkpoint` just did so. CheckpointError if it cannot be read, DamagedCheckpointError if what it
-    holds is wrong."""
+    `latest_checkpoint` just did so. Tensors have the shapes they were saved with. Errors as for
+    `verify_checkpoint`, and CheckpointError where `path` is no folder."""
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(
@@ -174,7 +176,7 @@ def load_checkpoint(path: Path, *, verified: bool = False) -> tuple[Tensors, dic
 def latest_checkpoint(run: Path, warn: Callable[[str], None] = _logger.warning) -> Path | None:
     """The newest checkpoint of a run that is complete and has the right checksums; None if it has none yet.
     Damaged ones are reported by `warn` and passed over. CheckpointError if all are damaged, so that a run is
-    never begun again by accident."""
+    never begun again by accident, and for one that cannot be read just now."""
     clean_leftovers(run)
     found = checkpoints(run)
     for path in reversed(found):
@@ -192,7 +194,7 @@ def latest_checkpoint(run: Path, warn: Callable[[str], None] = _logger.warning) 
 def prune(run: Path, keep_last: int = 2, keep: Iterable[Path] = ()) -> list[Path]:
     """Remove all but the newest `keep_last` whole checkpoints and those in `keep` (the best one, say); return
     what was removed. The one written last always stays, also when a damaged or abandoned one has a higher
-    number. ValueError for keep_last below 1."""
+    number. ValueError for a `keep_last` below 1, CheckpointError where one cannot be removed."""
     if keep_last < 1:
         raise ValueError(f"keep_last={keep_last} should be at least 1")
     found = checkpoints(run)
@@ -205,7 +207,8 @@ def prune(run: Path, keep_last: int = 2, keep: Iterable[Path] = ()) -> list[Path
 
 
 def remove_after(run: Path, images: int) -> list[Path]:
-    """Remove the checkpoints beyond `images`: what a run resumed from an earlier one leaves behind."""
+    """Remove the checkpoints beyond `images`: what a run resumed from an earlier one leaves behind. Returns
+    them; CheckpointError where one cannot be removed."""
     return _remove(path for path in checkpoints(run) if images_of(path) > images)
 
 
@@ -285,7 +288,8 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What a checkpoint's folder should hold; CheckpointError where it does not say."""
+    """What a checkpoint's folder should hold. DamagedCheckpointError where it does not say, CheckpointError
+    where it cannot be read or is of another format."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         version = manifest["format"]

@@ -37,7 +37,8 @@ class Ranks:
     @classmethod
     def from_environment(cls, device: str = "auto", environment: Mapping[str, str] = os.environ) -> "Ranks":
         """From the variables torchrun sets; one process without them. `device` "auto" is a GPU if there is
-        one; of several GPUs each rank takes its own."""
+        one; of several GPUs each rank takes its own. RanksError where the variables are not as torchrun sets
+        them, a rank finds no GPU of its own, or the time limit is no number of minutes."""
         try:
             world_size = int(environment.get("WORLD_SIZE", "1"))
             rank = int(environment["RANK"]) if world_size > 1 else 0
@@ -73,7 +74,8 @@ class Ranks:
     @torch.no_grad()
     def all_reduce_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by its mean over the ranks. One that is None on some ranks counts as zero
-        there; one that is None on all stays None, so that optimisers pass the same parameters everywhere."""
+        there; one that is None on all stays None, so that optimisers pass the same parameters everywhere.
+        Parameters of any shapes, the same on all ranks."""
         if not self._joined():
             return
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
@@ -93,7 +95,7 @@ class Ranks:
 
     @torch.no_grad()
     def sum_across_ranks(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, of the same shape: a new tensor without history."""
+        """The sum over the ranks: [...] -> [...], a new tensor without history."""
         return self._all_reduced(tensor.detach().clone())
 
     def total(self, count: int) -> int:
@@ -102,7 +104,7 @@ class Ranks:
 
     @torch.no_grad()
     def mean_across_ranks(self, tensor: Tensor) -> Tensor:
-        """The mean over the ranks, of the same shape: a new tensor without history."""
+        """The mean over the ranks: [...] -> [...], a new tensor without history."""
         mean = self.sum_across_ranks(tensor)
         if self.world_size > 1:
             mean /= self.world_size
@@ -110,7 +112,8 @@ class Ranks:
 
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give all ranks the main one's values: once after the weights are made or loaded."""
+        """Give all ranks the main one's values, in place: once after the weights are made or loaded. Tensors
+        of any shapes, the same on all ranks."""
         if self._joined():
             for tensor in tensors:
                 with exchange():

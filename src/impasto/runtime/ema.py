@@ -20,7 +20,8 @@ class AverageByImages:
     def __init__(
         self, source: nn.Module | Mapping[str, Tensor], half_life_images: float, ramp_up: float | None = 0.05
     ) -> None:
-        """`source` is a module, or its state dict; of a state dict every floating tensor is averaged."""
+        """`source` is a module, or its state dict; of a state dict every floating tensor is averaged.
+        ValueError unless `half_life_images` and `ramp_up` are above 0."""
         if half_life_images <= 0 or (ramp_up is not None and ramp_up <= 0):
             raise ValueError(f"half_life_images={half_life_images} and ramp_up={ramp_up} should be above 0")
         self.half_life_images = half_life_images
@@ -39,8 +40,8 @@ class AverageByImages:
     @torch.no_grad()
     def update(self, source: nn.Module | Mapping[str, Tensor], batch_images: int, images_seen: int) -> float:
         """Once after each optimiser step, with the images of that step over all accumulation rounds and
-        ranks, and the images seen before it. Returns the decay used. ValueError if names or shapes changed
-        since the average was begun."""
+        ranks, and the images seen before it. Returns the decay used. Tensors keep the shapes they had at the
+        start; ValueError where the names are others."""
         averaged, copied = _split(source)
         if averaged.keys() != self.parameters.keys() or copied.keys() != self.buffers.keys():
             odd = sorted((averaged.keys() | copied.keys()) ^ (self.parameters.keys() | self.buffers.keys()))
@@ -57,7 +58,7 @@ class AverageByImages:
         return decay
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Averages and buffers under the names of the module's own state dict; not copies."""
+        """Averages and buffers, of the module's names and shapes; not copies."""
         return self.parameters | self.buffers
 
     @torch.no_grad()
@@ -80,8 +81,8 @@ class AverageByImages:
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        """Give `module` the averaged weights and the buffers, in its own number type. ValueError naming the
-        first that is not in both."""
+        """Give `module` the averaged weights and the buffers, in its own number type. ValueError where its
+        names are not those of the average."""
         target = _tensors(module.state_dict(keep_vars=True))
         if target.keys() != self.state_dict().keys():
             odd = sorted(target.keys() ^ self.state_dict().keys())

@@ -46,7 +46,7 @@ class Graceful:
 
 
 class Deadline:
-    """A limit of `minutes` from now on; None is no limit."""
+    """A limit of `minutes` from now on; None is no limit, ValueError for one that is not above 0."""
 
     def __init__(self, minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         if minutes is not None and minutes <= 0:
@@ -70,7 +70,8 @@ class NonFiniteError(ExpectedError):
 
 
 class NonFiniteGuard:
-    """Zeroes gradients that are not finite and counts the steps that had any. A network has its own guard."""
+    """Zeroes gradients that are not finite and counts the steps that had any. A network has its own guard.
+    ValueError for a `max_consecutive` below 1."""
 
     def __init__(self, max_consecutive: int = 10, name: str = "gradients") -> None:
         if max_consecutive < 1:
@@ -90,8 +91,8 @@ class NonFiniteGuard:
         total: Callable[[int], int] = int,
     ) -> int:
         """Between the backward pass (and the exchange of gradients) and the optimiser step: put 0 where a
-        gradient is not finite, return how many numbers that were. `total` sums that number over ranks that
-        hold parts of the gradients each, so that all agree. Raises NonFiniteError at the
+        gradient (of any shape) is not finite, return how many numbers that were. `total` sums that number
+        over ranks that hold parts of the gradients each, so that all agree. Raises NonFiniteError at the
         `max_consecutive`-th such step in a row."""
         present = [gradient for gradient in gradients if gradient is not None and gradient.numel()]
         bad = 0 if _surely_finite(present) else sum(int((~torch.isfinite(g)).sum()) for g in present)

@@ -26,7 +26,8 @@ class MetricsWriter:
     """Appends lines {"images": n, ..., "time": {...}} to `path`, each handed to the system at once.
 
     What belongs to image count n is written before the checkpoint of n is saved; a run resumed from it calls
-    `truncate_to(n)`. A last line torn by a kill is dropped on opening.
+    `truncate_to(n)`. A last line torn by a kill is dropped on opening. MetricsError where the file cannot be
+    opened or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,8 +41,8 @@ class MetricsWriter:
 
     def write(self, images: int, metrics: Mapping[str, Any], time: Mapping[str, Any] | None = None) -> None:
         """One line. Values are numbers, scalar tensors, text, or lists and tables of these; a number that is
-        not finite becomes null. What may differ between equal runs goes into `time`. ValueError for a name
-        that is none, MetricsError if the disk does not take it."""
+        not finite becomes null. What may differ between equal runs goes into `time`. ValueError for a metric
+        named "images" or "time", MetricsError where the line cannot be written."""
         for name in ("images", TIME):
             if name in metrics:
                 raise ValueError(f"'{name}' is not a name for a metric")
@@ -55,8 +56,8 @@ class MetricsWriter:
             raise _unwritable(self.path, error) from error
 
     def truncate_to(self, images: int) -> int:
-        """Drop the lines beyond `images`, atomically; return how many. MetricsError if the file cannot be
-        written."""
+        """Drop the lines beyond `images`, atomically; return how many. MetricsError for a damaged line, or
+        where the file cannot be written."""
         dropped = 0
         self._file.close()
         try:
@@ -87,7 +88,8 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path, *, with_time: bool = True) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a torn last line is left out."""
+    """The lines of a metrics file; a torn last line is left out. MetricsError for a line that is damaged,
+    FileNotFoundError where there is no such file."""
     documents = [document for _, document in _lines(Path(path))]
     if not with_time:
         for document in documents:

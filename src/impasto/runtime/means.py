@@ -9,7 +9,7 @@ from impasto.runtime.dist import Ranks
 
 
 class Means:
-    """Sums in fp64, on their device until they are read."""
+    """Sums in fp64 of numbers and scalar tensors [], on their device until they are read."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor | float] = {}

@@ -30,7 +30,8 @@ def is_model_directory(path: Path) -> bool:
 
 
 def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices and kernels in fp16, for a file of half the size; vectors and numbers stay as they are.
+    """Matrices and kernels ([N, ...] of two axes or more) in fp16, for a file of half the size; vectors [N]
+    and numbers stay as they are.
 
     fp16 rather than bf16: weights need its precision and not the range. It is for storage alone, see
     `load_weights`. OverflowError where a weight is beyond fp16.
@@ -48,9 +49,9 @@ def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_model(
     path: Path, family: str, config: Mapping[str, Any], state: Mapping[str, Tensor], card: str
 ) -> None:
-    """Write a whole model directory atomically. ModelDirectoryError for a folder that is no model, which is
-    not replaced, or one that cannot be written. Sharded tensors are gathered one at a time, as
-    `write_tensors` says."""
+    """Write a whole model directory atomically. Sharded tensors are gathered one at a time, as
+    `write_tensors` says. ModelDirectoryError where `path` holds something other than a model, or cannot be
+    written."""
     path = Path(path)
     if path.is_dir() and any(path.iterdir()) and not is_model_directory(path):
         raise ModelDirectoryError(f"{path} exists and is not a model directory; choose another folder")
@@ -69,7 +70,8 @@ def save_model(
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    """(family, configuration) of a model directory; ModelDirectoryError if it is none."""
+    """(family, configuration) of a model directory; ModelDirectoryError where config.json is missing, is not
+    JSON, names no family or is of another format."""
     try:
         document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -85,8 +87,8 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
 
 def load_weights(path: Path, module: nn.Module) -> None:
     """Give a module built on the meta device the tensors of a model directory, memory-mapped. fp16, which
-    nothing here computes in, is widened to the module's own type. ModelDirectoryError naming the first tensor
-    that is missing, unknown or of another shape."""
+    nothing here computes in, is widened to the module's own type. ModelDirectoryError where the file is
+    missing or cut short, or a tensor's name or shape is not the module's."""
     file = path / WEIGHTS
     try:
         state = load_file(file)

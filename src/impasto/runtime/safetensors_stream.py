@@ -28,8 +28,8 @@ METADATA = {"format": "pt"}
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors. If some are sharded, each is gathered when its turn has come, while all other
-    ranks call `sharding.take_part` with the same names. Raises OSError or SafetensorError."""
+    """Write named tensors, of any shape. If some are sharded, each is gathered when its turn has come, while
+    all other ranks call `sharding.take_part` with the same names. Raises OSError or SafetensorError."""
     if any(map(is_sharded, tensors.values())):
         _write_one_by_one(file, tensors)
     else:

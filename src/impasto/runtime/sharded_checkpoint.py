@@ -73,7 +73,8 @@ def save_sharded_checkpoint(
     ranks: Ranks,
 ) -> Path:
     """As `save_checkpoint`, called by every rank: each writes its rows, the main one the index, and the whole
-    takes its place at once. If one rank fails, all raise CheckpointError and nothing has changed."""
+    takes its place at once. If one rank fails, all raise CheckpointError and nothing has changed. ValueError
+    as for `check_entries`."""
     check_entries(tensors)
     with ExitStack() as stack:
         drafts: list[Draft] = []
@@ -98,8 +99,8 @@ def load_sharded_checkpoint(
     path: Path, target: Target, *, verified: bool = False
 ) -> tuple[Tensors, dict[str, Any]]:
     """As `load_checkpoint`, of a checkpoint of either kind. Where `target(group, name)` is a sharded tensor
-    of the saved shape, this rank's rows alone are read, and come sharded in the same way; any other tensor
-    comes whole. Errors as there."""
+    of the saved shape [R, ...], this rank's rows [r, ...] alone are read, and come sharded in the same way;
+    any other tensor comes whole. DamagedCheckpointError and CheckpointError as for `verify_checkpoint`."""
     path = Path(path)
     manifest = read_manifest(path) if verified else verify_checkpoint(path)
     names = [name for name in manifest["files"] if name.endswith(SUFFIX)]

@@ -3,6 +3,7 @@
 Rows of a block are gathered when its `forward` begins and dropped when it ends, in the backward pass too,
 where gradients are averaged over the ranks and each rank keeps its rows of them. Gathering is collective: all
 ranks must call the same blocks equally often and in the same order, whether or not they need the result.
+Shapes: a whole tensor is [R, ...]; a rank holds [r, ...] of it, rows along the first axis.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,18 +37,20 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks) -> None:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this rank holds some rows of it only (a DTensor, whose module takes seconds to import)."""
+    """Whether this rank holds some rows of it only, [r, ...] of [R, ...] (a DTensor, whose module takes
+    seconds to import)."""
     return hasattr(tensor, "full_tensor")
 
 
 def own_rows(tensor: Tensor) -> Tensor:
-    """This rank's rows, sharing memory; none where a tensor has fewer rows than there are ranks. A tensor
-    that is not sharded is returned as it is."""
+    """This rank's rows, [R, ...] -> [r, ...], sharing memory; r = 0 for some ranks where a tensor has fewer
+    rows than there are ranks. A tensor that is not sharded is returned as it is."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def row_range(tensor: Tensor) -> tuple[int, int]:
-    """(start, stop) of this rank's rows [rows, ...] among all: equal parts, the last ones short."""
+    """(start, stop) of this rank's rows among all those of a sharded tensor [R, ...]: equal parts, the last
+    ones short."""
     mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
     rows, length = tensor.shape[0], -(-tensor.shape[0] // mesh.size())
     start = min(mesh.get_local_rank() * length, rows)
@@ -55,12 +58,12 @@ def row_range(tensor: Tensor) -> tuple[int, int]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All rows, on every rank: a collective call for a tensor that is sharded."""
+    """All rows [R, ...], on every rank: a collective call for a tensor that is sharded."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def sharded_like(rows: Tensor, target: Tensor) -> Tensor:
-    """This rank's rows as a tensor that is sharded as `target` is, on its device."""
+    """This rank's rows [r, ...] as a tensor [R, ...] that is sharded as `target` is, on its device."""
     from torch.distributed.tensor import DTensor
 
     assert isinstance(target, DTensor)
@@ -76,21 +79,22 @@ def sharded_like(rows: Tensor, target: Tensor) -> Tensor:
 
 def in_order(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names in the order in which every rank gathers them: larger number types first, as safetensors lays
-    them out."""
+    them out. Tensors of any shape."""
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
 @torch.no_grad()
 def take_part(tensors: Mapping[str, Tensor]) -> None:
-    """On the ranks that do not write: the collective calls of the one that writes the tensors to a file."""
+    """On the ranks that do not write: the collective calls of the one that writes the tensors, of any shape,
+    to a file."""
     for name in in_order(tensors):
         whole(tensors[name])
 
 
 @torch.no_grad()
 def clip_norm(gradients: Sequence[Tensor], limit: float, ranks: Ranks) -> Tensor:
-    """Scale gradients, given as this rank's rows, so that their norm over all ranks is at most `limit`;
-    returns the norm before, a scalar."""
+    """Scale gradients in place, given as this rank's rows [r, ...], so that their norm over all ranks is at
+    most `limit`. Returns the norm before, a scalar [] in fp64."""
     own = nn.utils.get_total_norm([gradient for gradient in gradients if gradient.numel()])
     norm = ranks.sum_across_ranks(own.to(ranks.device).double().square()).sqrt()
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)

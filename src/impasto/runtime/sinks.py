@@ -13,7 +13,7 @@ from impasto.runtime.log import MetricsError
 
 
 class Sink(Protocol):
-    """What a training loop tells about itself."""
+    """What a training loop tells about itself: metrics and named pictures, each at a count of images."""
 
     def write(self, images: int, metrics: Mapping[str, float]) -> None: ...
 
@@ -23,7 +23,8 @@ class Sink(Protocol):
 
 
 class TensorBoardSink:
-    """Event files under RUN/tensorboard. Of a run resumed at `start_images` the later events are hidden."""
+    """Event files under RUN/tensorboard. Of a run resumed at `start_images` the later events are hidden.
+    MetricsError without the package."""
 
     def __init__(self, run: Path, config: Mapping[str, Any], start_images: int) -> None:
         _import("tensorboard", "TensorBoard")
@@ -46,7 +47,8 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """A run of the project 'impasto', named after the run directory and continued when it is resumed."""
+    """A run of the project 'impasto', named after the run directory and continued when it is resumed.
+    MetricsError without the package."""
 
     def __init__(self, run: Path, config: Mapping[str, Any], start_images: int) -> None:
         self._wandb = _import("wandb", "Weights & Biases")

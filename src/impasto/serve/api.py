@@ -57,8 +57,8 @@ class State:
     store: PictureStore
 
     def served(self, name: str | None, *, family: str | None = None) -> Served:
-        """The model of a request: 503 before all have answered, 404 for another name, 400 for another
-        family."""
+        """The model of a request. Raises ApiError: 503 before all have answered, 404 for another name, 400
+        for another family."""
         if not self.engine.ready.is_set():
             raise ApiError(503, "the models are being loaded", code="loading", headers={"Retry-After": "2"})
         known = self.engine.models
@@ -75,7 +75,7 @@ class State:
         return known[name]
 
     def checked_prompt(self, prompt: str) -> str:
-        """400 for none, or one that is too long."""
+        """The prompt. Raises ApiError 400 for none, or one that is too long."""
         most = self.config.most_characters
         if not prompt:
             raise ApiError(400, "the prompt is empty", param="prompt")
@@ -85,7 +85,9 @@ class State:
         return prompt
 
     async def answered(self, request: Request, submit: Callable[[], Future]) -> Any:
-        """What the models' thread gives; 429 where the queue is full. Who hangs up leaves the queue."""
+        """What the models' thread gives. Who hangs up leaves the queue. Raises ApiError: 429 where the queue
+        is full (`errors.busy`), 503 when shutting down, 400 for what the filter refuses (its reason) or the
+        pipeline does not take, 499 for who hung up."""
         try:
             future = submit()
         except QueueFullError as error:
@@ -115,7 +117,7 @@ class State:
 
 def create_app(engine: Engine, config: ApiConfig, metrics: Metrics) -> FastAPI:
     """The application. It starts the engine; whoever runs it closes the engine's batcher, see
-    `running.GracefulServer`."""
+    `running.GracefulServer`. Its answers to what goes wrong are ApiError's, 404 for an unknown address."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

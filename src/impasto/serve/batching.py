@@ -75,7 +75,8 @@ class Batcher:
         self._thread.start()
 
     def submit(self, work: Work, rows: Sequence[Any]) -> Future[list[Any]]:
-        """Raises QueueFullError, ClosedError, or ValueError for more rows than could ever wait."""
+        """A future of a result for each row. Raises QueueFullError, ClosedError, or ValueError for no rows or
+        more than could ever wait."""
         if not 0 < len(rows) <= self.limit:
             raise ValueError(f"{len(rows)} rows; the queue takes 1 to {self.limit}")
         with self._changed:

@@ -77,7 +77,9 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`impasto serve`."""
+    """`impasto serve`. Raises MissingServerError without the extra's libraries, ConfigError for an option out
+    of its range, an address that cannot be listened on, or models that did not load; and as
+    `usable_device`, `load_filter` and `Engine` do."""
     _check(arguments)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before its import
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -136,7 +138,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def load_filter(spec: str) -> Any:
-    """The object of MODULE:NAME, called if it is a class. Raises ConfigError."""
+    """The object of MODULE:NAME, called if it is a class. Raises ConfigError where there is none, or it lacks
+    a method of `SafetyFilter`."""
     import importlib
 
     module, colon, name = spec.partition(":")

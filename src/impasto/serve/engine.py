@@ -124,16 +124,18 @@ class Engine:
     def describe(
         self, served: Served, picture: Any, language: str | None, max_tokens: int = 64
     ) -> Future[list[str]]:
-        """A sentence about a picture, by a model of MARS."""
+        """A sentence about a picture (PIL), by a model of MARS, in at most `max_tokens` tokens. Raises as
+        `Batcher.submit` does."""
         return self.batcher.submit(Describing(served, language, max_tokens), [picture])
 
     def alone(self, served: Served, function: Callable[[], Any], weight: int = 1) -> Future[list[Any]]:
-        """Anything in the models' thread; its result comes first in the list. `weight`: pictures it makes."""
+        """Anything in the models' thread; its result comes first in the list. `weight`: pictures it makes.
+        Raises as `Batcher.submit` does."""
         work: Work = Alone(served, function, weight)
         return self.batcher.submit(work, [None] * weight)
 
     def check_prompt(self, prompt: str) -> None:
-        """Raises RefusedError."""
+        """Raises RefusedError, with the filter's reason, for a prompt that it does not let pass."""
         reason = None if self.safety is None else self.safety.check_prompt(prompt)
         if reason is not None:
             raise RefusedError(reason)

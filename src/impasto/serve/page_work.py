@@ -31,7 +31,8 @@ Labelled = tuple[str, str]  # (file, label)
 
 @dataclass
 class PageWork:
-    """The functions, over one engine."""
+    """The functions, over one engine. Each raises PageError for what cannot be: no prompt, a seed or a count
+    out of range, a size that is not served, a file that is no picture, a refusal, a full queue."""
 
     engine: Engine
     most_characters: int

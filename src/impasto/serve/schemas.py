@@ -27,6 +27,8 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 class Request(BaseModel):
+    """What every request may say."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Text | None = None
@@ -70,12 +72,16 @@ class ImagesRequest(Request, Sampling):
 
 
 class ImageUrl(BaseModel):
+    """A picture in a message: a data: URL, never an address to fetch."""
+
     model_config = ConfigDict(extra="ignore", strict=True)
 
     url: str
 
 
 class ContentPart(BaseModel):
+    """A part of a message: text, or a picture."""
+
     model_config = ConfigDict(extra="ignore", strict=True)
 
     type: Literal["text", "image_url"]
@@ -84,6 +90,8 @@ class ContentPart(BaseModel):
 
 
 class Message(BaseModel):
+    """A message of a chat."""
+
     model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]

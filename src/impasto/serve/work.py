@@ -82,7 +82,7 @@ def finish(drawn: Drawn, safety: SafetyFilter | None) -> Finished:
 
 @dataclass(frozen=True)
 class Describing:
-    """Rows are pictures; results are sentences."""
+    """Rows are pictures (PIL); results are sentences of at most `max_tokens` tokens."""
 
     served: Served
     language: str | None

@@ -26,6 +26,7 @@ class ClipEncoder:
 
     pooled [B,C'] is CLIP's embedding of a text, the projected feature at EOT at unit length (where the file
     holds no projection, the feature itself at unit length). batch_size bounds the texts in the tower at once.
+    Methods and errors as for `TextEncoder`, and ValueError where the tokeniser is not the tower's.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class ClipEncoder:
         tokeniser: ClipTokeniser | None = None,
         batch_size: int = 64,
     ) -> ClipEncoder:
-        """From weights in OpenAI / open_clip names; the arguments are those of `tower_from_state_dict`."""
+        """From weights in OpenAI / open_clip names; the arguments and errors are those of
+        `tower_from_state_dict`, which names the shapes it reads ([vocabulary, C] and so on)."""
         return cls(tower_from_state_dict(state, heads, activation, round_to_half), tokeniser, batch_size)
 
     @property

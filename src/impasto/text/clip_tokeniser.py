@@ -74,7 +74,8 @@ class ClipTokeniser:
 
     @classmethod
     def from_directory(cls, directory: Path, context_length: int = CONTEXT_LENGTH) -> ClipTokeniser:
-        """From vocab.json and merges.txt, or tokenizer.json; FileNotFoundError where there is neither."""
+        """From vocab.json and merges.txt, or tokenizer.json; FileNotFoundError where there is neither,
+        ValueError as for the class."""
         if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
             vocabulary = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
             lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")

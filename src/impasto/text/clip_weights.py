@@ -72,12 +72,13 @@ def tower_from_state_dict(
 ) -> ClipTower:
     """A state dict in OpenAI / open_clip names: the text tower alone, inside a whole CLIP, or under a prefix.
 
-    heads: width // 64 where not given, as in every published tower. activation: transformers' name,
-    "quick_gelu" for OpenAI's weights, "gelu" for many of open_clip's. round_to_half: the original loader
-    holds linear and attention weights and the projection in fp16 (convert_weights in clip/model.py), and a
-    tower run in fp32 takes them from there. OpenAI's own files are rounded already; set it for a file with
-    unrounded fp32 weights that must go through the same loader. Raises ValueError that names the first
-    missing, unknown or misshapen key.
+    Sizes follow from shapes: token_embedding.weight [vocabulary, C], positional_embedding [T, C],
+    text_projection [C, C'], if there. heads: width // 64 where not given, as in every published tower.
+    activation: transformers' name, "quick_gelu" for OpenAI's weights, "gelu" for many of open_clip's.
+    round_to_half: the original loader holds linear and attention weights and the projection in fp16
+    (convert_weights in clip/model.py), and a tower run in fp32 takes them from there. OpenAI's own files are
+    rounded already; set it for a file with unrounded fp32 weights that must go through the same loader.
+    Raises ValueError that names the first missing, unknown or misshapen key.
     """
     state = _text_part(state)
     if round_to_half:

@@ -54,7 +54,8 @@ class TextFeatures:
         return self.tokens.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> TextFeatures:
-        """The texts of a slice, or of an index tensor ([N] int64, or [B] bool); T stays as it is."""
+        """The texts of a slice, or of an index tensor ([N] int64, or [B] bool); T stays as it is. ValueError
+        for a tensor of other dimensions, TypeError for anything else."""
         if isinstance(index, Tensor):
             if index.dim() != 1:
                 raise ValueError(f"an index tensor has one dimension, this one has {index.dim()}")
@@ -113,7 +114,8 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, texts: list[str]) -> TextFeatures:
-        """Features of the texts in float32, without gradient. Raises ValueError for an empty list."""
+        """Features of the texts in float32, without gradient. Raises ValueError for an empty list, TypeError
+        for a bare string."""
         ...
 
     def to(self, target: torch.device | torch.dtype | str) -> Self:

@@ -75,7 +75,7 @@ def exact_inference(device: torch.device) -> Iterator[None]:
 
 
 def fingerprint(state: Mapping[str, Tensor], conventions: Mapping[str, object]) -> str:
-    """64 hexadecimal digits over the conventions and every tensor (name, type, shape, bytes)."""
+    """64 hexadecimal digits over the conventions and every tensor [...] (name, type, shape, bytes)."""
     digest = hashlib.sha256(json.dumps(conventions, sort_keys=True).encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -85,7 +85,7 @@ def fingerprint(state: Mapping[str, Tensor], conventions: Mapping[str, object]) 
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """64 hexadecimal digits over the weights alone: the same however pictures are prepared for them."""
+    """64 hexadecimal digits over the weights [...] alone: the same however pictures are prepared for them."""
     return fingerprint(state, {})
 
 

@@ -14,7 +14,7 @@ from impasto.text.features import TextFeatures, check_texts
 class NothingEncoder:
     """tokens [B,2,width] and pooled [B,width]: the same unit vector everywhere; eot_index is 1.
 
-    Raises ValueError for a width below 1.
+    Methods as in `TextEncoder`. Raises ValueError for a width below 1.
     """
 
     def __init__(self, width: int) -> None:

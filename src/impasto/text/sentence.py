@@ -29,7 +29,8 @@ class SentenceEncoder:
     eot_index = T_b points at the mean, mask covers pieces and mean, pooled [B,384] is the mean, not
     normalised. max_tokens: word pieces kept of a text, [CLS] and [SEP] counted, from 3 to 512. batch_size
     bounds the texts that go through the network at once; standardized: see `standardize`. Never
-    touches a network. Raises impasto.assets.MissingAssetError where the package is absent.
+    touches a network. Methods as in `TextEncoder`. Raises ValueError for another `max_tokens`,
+    impasto.assets.MissingAssetError where the package is absent.
     """
 
     def __init__(self, max_tokens: int = 64, batch_size: int = 64, standardized: bool = False) -> None:

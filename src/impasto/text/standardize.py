@@ -33,7 +33,8 @@ def load_statistics() -> dict[str, Tensor]:
 
 
 def standardize(features: TextFeatures, statistics: dict[str, Tensor]) -> TextFeatures:
-    """Word pieces and means by their own statistics; padding stays zero."""
+    """Word pieces [B,T,C] and means [B,C] by their own statistics, as `load_statistics` gives ([C] each);
+    padding stays zero."""
     known = {name: value.to(features.device) for name, value in statistics.items()}
     rows = torch.arange(len(features), device=features.device)
     tokens = (features.tokens - known["piece_mean"]) / known["piece_deviation"].clamp(min=SMALLEST)
@@ -43,7 +44,8 @@ def standardize(features: TextFeatures, statistics: dict[str, Tensor]) -> TextFe
 
 
 def measure(batches: Iterable[TextFeatures]) -> dict[str, Tensor]:
-    """Statistics of texts, in float64 on the way. ValueError for fewer than two texts."""
+    """Statistics [C] of texts, as `load_statistics` names them, in float64 on the way. ValueError for fewer
+    than two texts."""
     pieces, texts = _Moments(), _Moments()
     for features in batches:
         piece = features.mask.clone()

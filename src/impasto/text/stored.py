@@ -33,7 +33,8 @@ class CacheError(ValueError):
 
 class SingleEncoder:
     """Any encoder, so that the features of a text depend on nothing else: on a CPU each distinct text goes
-    through it alone, and the last ones (64 MiB) are remembered. Elsewhere it is the encoder itself."""
+    through it alone, and the last ones (64 MiB) are remembered. Elsewhere it is the encoder itself. Methods
+    and errors as in `TextEncoder`."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
@@ -96,7 +97,8 @@ class StoredEncoder(SingleEncoder):
                 raise CacheError(f"{path} was made with another {name}; {self._again}")
 
     def encode(self, texts: list[str]) -> TextFeatures:
-        """CacheError for a text that is not in the file."""
+        """CacheError for a text that is not in the file, or a file that cannot be read; ValueError for an
+        empty list, TypeError for a bare string."""
         check_texts(texts)
         keys = [key_of(text) for text in texts]
         with _opened(self.path, read_only=True) as connection:

@@ -64,7 +64,7 @@ def settings_of(upscaler: Upscaler | None) -> dict[str, Any]:
 
 
 def upscaled(images: Tensor, upscaler: Upscaler | None) -> list[Image.Image]:
-    """[N,3,H,W] as pictures, enlarged one by one where there is an upscaler."""
+    """[N,3,H,W] in [-1,1] as pictures, enlarged one by one where there is an upscaler."""
     from impasto.pictures import to_images
 
     if upscaler is None:
@@ -92,7 +92,8 @@ def sheet(
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`impasto upscale`: everything that can be refused is, before anything is written."""
+    """`impasto upscale`: everything that can be refused is, before anything is written. Raises ValueError for
+    a picture that cannot be read, or where two files would be one; and as `wanted` does."""
     from impasto.pictures import from_images, open_picture, read_settings, save_png
 
     upscaler = wanted(arguments)

@@ -25,7 +25,7 @@ class LanczosUpscaler:
             raise ValueError(f"scale={self.scale} should be at least 1")
 
     def upscale(self, images: Tensor) -> Tensor:
-        """As in `Upscaler`."""
+        """[B,3,H,W] -> [B,3,sH,sW] and errors as in `Upscaler`."""
         images = checked(images)
         height, width = images.shape[2:]
         resized = [resize(picture, height * self.scale, width * self.scale) for picture in images]

@@ -48,7 +48,8 @@ def fill(network: nn.Module, stem: Path) -> None:
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """The layers of a .param file, in order. ValueError in one line for anything else."""
+    """The layers of a .param file, in order. Raises FileNotFoundError where it is absent, ValueError, in one
+    line, where it is malformed."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

@@ -84,8 +84,8 @@ class LatentUpscaler:
 
     @torch.no_grad()
     def upscale(self, images: Tensor) -> Tensor:
-        """As in `Upscaler`. Sides are filled up to multiples of 64, as the pipeline asks, and cut again.
-        ValueError where the pipeline makes another size."""
+        """[B,3,H,W] -> [B,3,2H,2W] and errors as in `Upscaler`; ValueError also where the pipeline gives
+        another size. Sides are filled up to multiples of 64, as the pipeline asks, and cut again."""
         images = checked(images)
         height, width = images.shape[2:]
         result = images.new_empty(len(images), 3, 2 * height, 2 * width)

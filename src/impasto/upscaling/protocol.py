@@ -11,7 +11,7 @@ LANCZOS_HINT = "use --upscaler lanczos"
 
 
 class Upscaler(Protocol):
-    """Makes pictures `scale` times as high and as wide. `name` is what a picture's settings call it."""
+    """Makes pictures `scale` (s) times as high and as wide. `name` is what a picture's settings call it."""
 
     @property
     def name(self) -> str: ...

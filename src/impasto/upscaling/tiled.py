@@ -74,7 +74,8 @@ class NetworkUpscaler:
 
     @torch.no_grad()
     def upscale(self, images: Tensor) -> Tensor:
-        """As in `Upscaler`."""
+        """[B,3,H,W] -> [B,3,sH,sW] and errors as in `Upscaler`; ValueError also where the network enlarges
+        by something other than `native`."""
         images = checked(images)
         count, _, height, width = images.shape
         result = images.new_empty(count, 3, height * self.scale, width * self.scale)

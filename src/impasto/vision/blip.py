@@ -19,7 +19,7 @@ LONGEST = 35  # pieces of a question (github Karine-Huang/T2I-CompBench, BLIPvqa
 class BlipAnswers:
     """P(yes) / (P(yes) + P(no)) of the first piece of the answer, as T2I-CompBench asks. Pictures are
     squeezed to the tower's side (antialiased bicubic) and normalised with CLIP's constants; the first piece
-    of a question is BLIP's own mark."""
+    of a question is BLIP's own mark. Raises ValueError for a tokeniser without "yes" or "no"."""
 
     def __init__(self, model: Any, tokeniser: Any) -> None:
         self._model, self._tokeniser = model.eval().requires_grad_(False), tokeniser
@@ -56,7 +56,7 @@ class BlipAnswers:
 
     def answer(self, image: Tensor, questions: list[str]) -> list[float]:
         """image [1,3,H,W] in [-1,1] -> the probability for each question about it. Questions go one by one:
-        padding would change the numbers (measured with transformers 5.23)."""
+        padding would change the numbers (measured with transformers 5.23). ValueError for another shape."""
         side = self._model.config.vision_config.image_size
         x = (resize_square(image.to(self.device), side, "bicubic").clamp(-1, 1) + 1) / 2
         x = (x - channels(MEAN, x)) / channels(DEVIATION, x)

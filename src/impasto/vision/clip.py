@@ -29,6 +29,8 @@ class ClipImageText:
 
     Pictures are resized to the tower's side (antialiased bicubic, not cropped, overshoots kept so that
     gradients pass) and normalised with CLIP's constants. batch_size bounds the texts in the tower at once.
+    Methods, shapes ([B,3,H,W] and N texts -> [B,D], [N,D]) and errors as in `ImageTextModel`; ValueError
+    also where the tokeniser is not the text tower's.
     """
 
     def __init__(self, model: Any, tokeniser: ClipTokeniser | None = None, batch_size: int = 64) -> None:

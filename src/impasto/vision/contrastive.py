@@ -27,8 +27,7 @@ def symmetric_loss(
     images [B,D] and texts [N,D], neither normalised; text n < B belongs to image n, the other N - B are
     captions that no picture here is asked for, negatives of the images alone. scale: a scalar; ids [N]: equal
     where texts say the same (`statement_ids`); samples [B]: equal where pictures are the same, None: all
-    differ. Returns loss/image_to_text, loss/text_to_image and their mean
-    loss/contrastive.
+    differ. Returns the scalars [] loss/image_to_text, loss/text_to_image and their mean loss/contrastive.
     """
     count = len(images)
     logits = scale * (F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).t())
@@ -69,7 +68,8 @@ def stated_pairs(captions: Sequence[str]) -> Tensor:
 
 
 def pair_loss(logits: Tensor, pairs: Tensor) -> Tensor:
-    """Mean over N of the summed cross-entropy of each pair; logits [N,64], pairs as `stated_pairs` gives."""
+    """Mean over N of the summed cross-entropy of each pair, a scalar []; logits [N,64], pairs [N,64] as
+    `stated_pairs` gives."""
     known = (pairs >= 0).to(logits.dtype)
     wanted = (pairs > 0).to(logits.dtype)
     terms = F.binary_cross_entropy_with_logits(logits, wanted, weight=known, reduction="none")

@@ -51,7 +51,7 @@ class Dinov2Features:
         return next(self._model.parameters()).device
 
     def pooled(self, images: Tensor) -> Tensor:
-        """images [B,3,H,W] in [-1,1] -> [B,D] float32."""
+        """images [B,3,H,W] in [-1,1] -> [B,D] float32. ValueError for another shape or type."""
         x = (resize_square(images.to(self.device), self.side, "bicubic") + 1) / 2
         x = (x - channels(MEAN, x)) / channels(DEVIATION, x)
         with exact_inference(self.device):

@@ -63,8 +63,8 @@ class ImageFeatures(nn.Module):
 
     Pictures are resized (antialiased bilinear) to `side`, the variant's own 224 or 260 where not given.
     Differentiable with respect to the pictures; the weights are frozen, and there is nothing that `train()`
-    could change. Raises ValueError for an unknown name, impasto.assets.MissingAssetError where the package is
-    absent.
+    could change. Raises ValueError for an unknown name or a `side` below 32, impasto.assets.MissingAssetError
+    where the package is absent.
     """
 
     def __init__(self, name: str = "efficientnet-lite0", side: int | None = None) -> None:
@@ -123,7 +123,7 @@ class ImageFeatures(nn.Module):
         return self.pool(self.maps(images)[-1])
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """`maps` and `pooled` in one pass."""
+        """`maps` (four of [B,C,h,w]) and `pooled` ([B,1280] float32) in one pass; errors as for `maps`."""
         maps = self.maps(images)
         return maps, self.pool(maps[-1])
 

@@ -47,7 +47,7 @@ class Retrieval:
         return self.score(images, model.embed_texts(self.texts()))
 
     def score(self, images: Tensor, texts: Tensor) -> dict[str, float]:
-        """From embeddings [count,D] of the pictures, and of `texts`."""
+        """From embeddings of the pictures [count,D] and of `texts` [N,D], in that order."""
         images, texts = F.normalize(images, dim=-1).cpu(), F.normalize(texts, dim=-1).cpu()
         cosines = images @ texts[: len(self.captions)].t()
         return {"image_to_text": self._recall(cosines), "text_to_image": self._recall(cosines.t())}

@@ -49,7 +49,8 @@ class ImageTextModel(SeesPictures, Protocol):
         ...
 
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """[N,D] float32, not normalised, without gradient. Raises ValueError for an empty list."""
+        """[N,D] float32, not normalised, without gradient. Raises ValueError for an empty list, TypeError for
+        a bare string."""
         ...
 
     def to(self, target: torch.device | torch.dtype | str) -> Self:

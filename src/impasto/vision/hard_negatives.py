@@ -36,7 +36,8 @@ def hard_negative(caption: str, kind: str, seed: int, *, split: str = "train") -
 
 
 def any_hard_negative(caption: str, seed: int, *, split: str = "train") -> str | None:
-    """A wrong caption of a kind drawn among those there are, by WEIGHTS; None where there is none."""
+    """A wrong caption of a kind drawn among those there are, by WEIGHTS; None where there is none. ValueError
+    as for `hard_negative`."""
     shares = np.array([WEIGHTS[kind] for kind in KINDS])
     rng = np.random.default_rng((seed, 0))
     order = rng.choice(list(KINDS), size=len(KINDS), replace=False, p=shares / shares.sum()).tolist()

@@ -43,7 +43,8 @@ FIRST_CHANCE = 2 / 64  # of a (colour, shape) pair: about two of them a scene
 
 @dataclass(frozen=True, kw_only=True)
 class TwoTowerConfig:
-    """The networks. Sizes are ours, chosen for scenes of 32 px on a CPU."""
+    """The networks. Sizes are ours, chosen for scenes of 32 px on a CPU. ConfigError for those that do not go
+    together."""
 
     backbone: Literal["efficientnet-lite0", "efficientnet-lite2"] = "efficientnet-lite2"
     side: int = 64  # px that pictures are resized to
@@ -176,7 +177,8 @@ def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 class TwoTower:
     """Heads with their frozen parts, as an `ImageTextModel`. The heads are in training mode nowhere: they
-    have no dropout and no statistics. They are differentiable, so that a training loop can use this too."""
+    have no dropout and no statistics. They are differentiable, so that a training loop can use this too.
+    Shapes and errors of `embed_images` [B,3,H,W] -> [B,D] and `embed_texts` -> [N,D] as there."""
 
     def __init__(
         self,
@@ -256,7 +258,9 @@ class TwoTower:
         return self
 
     def observe(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The frozen features that the image head takes: chosen maps, and the pooled vector."""
+        """The frozen features of images [B,3,H,W] in [-1,1] that the image head takes: the maps of the chosen
+        strides, [B,C,h,w] each, and the pooled vector [B,C'] float32. ValueError for another shape or
+        type."""
         maps, pooled = self.features(images)
         return [maps[MAP_STRIDES.index(stride)] for stride in self.config.strides], pooled
 
@@ -280,7 +284,8 @@ class TwoTower:
 
 
 def frozen_parts(config: TwoTowerConfig) -> tuple[ImageFeatures, TextEncoder]:
-    """The networks that are not trained: of pictures, of texts."""
+    """The networks that are not trained: of pictures, of texts. Raises impasto.assets.MissingAssetError
+    without the packages."""
     return ImageFeatures(config.backbone, config.side), load_encoder(TEXT_ENCODER)
 
 

@@ -31,8 +31,8 @@ EVALUATION_SPLITS = {"": "train", "_heldout": "heldout"}  # suffix of the metric
 
 
 def find_run(preset: str, settings: Sequence[str]) -> TwoTowerRun:
-    """The preset, or a saved config.json, with overrides applied. ConfigError for an unknown one, naming the
-    nearest."""
+    """The preset, or a saved config.json, with overrides applied; ConfigError for what is neither, or an
+    override that does not fit."""
     if preset in RUNS:
         return override(RUNS[preset](), settings)
     if Path(preset).is_file():
@@ -41,8 +41,9 @@ def find_run(preset: str, settings: Sequence[str]) -> TwoTowerRun:
 
 
 def launch(preset: str, run: TwoTowerRun, options: LaunchOptions) -> str:
-    """Train; returns how it ended. ConfigError for --init-from and for several ranks; other one-line errors
-    as they come."""
+    """Train; returns how it ended. Raises ConfigError for --init-from, several processes, or a folder that
+    holds another run; and, in one line, what its parts raise: CheckpointError, MetricsError, NonFiniteError,
+    impasto.assets.MissingAssetError."""
     if options.init_from is not None:
         raise ConfigError("two-tower starts from its frozen networks; leave --init-from out")
     ranks = Ranks.from_environment(options.device)

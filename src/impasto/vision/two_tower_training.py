@@ -25,7 +25,8 @@ from impasto.vision.two_tower_config import TwoTowerRun, TwoTowerTraining
 
 
 class Recorder(Protocol):
-    """What watches a run; see `two_tower_launch`."""
+    """What watches a run, as `two_tower_launch.TwoTowerRecorder` does. images: new pictures seen; seconds: of
+    the last step."""
 
     def tick(self, images: int) -> None: ...
     def metrics(self, state: "TwoTowerState", values: Mapping[str, float], seconds: float) -> None: ...
@@ -47,7 +48,8 @@ class TwoTowerState:
 
     @classmethod
     def fresh(cls, run: TwoTowerRun, device: torch.device | str = "cpu") -> "TwoTowerState":
-        """Heads initialised from the run's seed."""
+        """Heads initialised from the run's seed. Raises impasto.assets.MissingAssetError without the
+        packages."""
         model = TwoTower.fresh(run.model, run.training.seed).to(device)
         if run.training.bfloat16:
             model.features.to(torch.bfloat16)
@@ -56,7 +58,7 @@ class TwoTowerState:
         return cls(run, model, _optimizer(model, run.training), guard)
 
     def save(self, out: Path) -> Path:
-        """Write a checkpoint and return its folder."""
+        """Write a checkpoint and return its folder. CheckpointError if it cannot be written."""
         tensors, optimizer = optimizer_tensors(self.optimizer, self.model.heads.named_parameters())
         self.last_checkpoint = save_checkpoint(
             out,
@@ -73,8 +75,8 @@ class TwoTowerState:
         return self.last_checkpoint
 
     def restore(self, checkpoint: Path) -> dict[str, Any]:
-        """Take up a verified checkpoint of the same heads; returns its JSON state. CheckpointError for one of
-        other heads."""
+        """Take up a verified checkpoint of the same heads; returns its JSON state. CheckpointError where the
+        optimiser's parameters are others, or it cannot be read."""
         tensors, state = load_checkpoint(checkpoint, verified=True)
         self.model.heads.load_state_dict(tensors["heads"])
         restored = load_optimizer(
@@ -123,7 +125,8 @@ def train(
 
 
 def step(state: TwoTowerState, stream: ExampleStream) -> None:
-    """One update of the heads."""
+    """One update of the heads, on `batch` examples of which `fresh` are new. Raises NonFiniteError as its
+    guard does."""
     config, model = state.run.training, state.model
     generator = random_stream("step", config.seed, state.images)
     examples = stream.batch(state.images // config.fresh, config.batch, config.window, generator)
