@@ -86,47 +86,6 @@ def load_optimizer(
     return Restored(fresh, sorted(shapes.keys() - present))
 
 
-def rng_state(generators: Generators | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State of the random numbers of this process, torch (CPU and each GPU), NumPy and Python, and of the
-    given generators, as tensors ([N] uint8 each) and JSON."""
-    tensors = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors |= {f"cuda/{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
-    saved: dict[str, Any] = {}
-    for name, generator in (generators or {}).items():
-        if isinstance(generator, torch.Generator):
-            tensors[f"generator/{name}"] = generator.get_state()
-        else:
-            saved[name] = _plain(generator.bit_generator.state)
-    numbers = numpy.random.get_state(legacy=False)
-    return tensors, {"python": _plain(random.getstate()), "numpy": _plain(numbers), "generators": saved}
-
-
-def set_rng_state(
-    tensors: Mapping[str, Tensor], saved: Mapping[str, Any], generators: Generators | None = None
-) -> None:
-    """Continue the random numbers where `rng_state` was called, which gave `tensors` ([N] uint8) and `saved`.
-    GPUs that are not there are passed over. CheckpointError for a generator that was not saved."""
-    torch.set_rng_state(tensors["torch"].clone())
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            if f"cuda/{index}" in tensors:
-                torch.cuda.set_rng_state(tensors[f"cuda/{index}"].clone(), index)
-    version, numbers, gauss = saved["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    numpy.random.set_state(saved["numpy"])
-    for name, generator in (generators or {}).items():
-        try:
-            if isinstance(generator, torch.Generator):
-                generator.set_state(tensors[f"generator/{name}"].clone())
-            else:
-                generator.bit_generator.state = saved["generators"][name]
-        except KeyError:
-            raise CheckpointError(
-                f"no random state '{name}' was saved; resume with the version that wrote it"
-            ) from None
-
-
 def _name_of(parameter: Tensor, names: Mapping[int, str]) -> str:
     try:
         return names[id(parameter)]
