@@ -2,6 +2,7 @@
 forward pass, on random weights; strict about names and shapes; careful with files."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from impasto.cli import main
+from impasto.convert_command import LAYOUTS
 from impasto.mars.directories import load_tokenizer
 from impasto.mars.vq import VQConfig, VQTokenizer
 from impasto.mars.vq_adapters import (
     ForeignTokenizerError,
+    Layout,
     detect_layout,
     from_foreign,
     load_foreign,
@@ -382,6 +385,7 @@ def test_directories_heed_their_config(tmp_path):
 
 
 def test_the_command_makes_what_training_takes(tmp_path, capsys):
+    assert get_args(Layout) == LAYOUTS  # the command names them without importing torch
     model = small(channels=(32, 32), norm_groups=32)  # as all published ones
     save_file(to_foreign(model, "taming"), tmp_path / "vq.safetensors")
     made = tmp_path / "made"

@@ -210,13 +210,12 @@ def _less(one: Sequence[float], other: Sequence[float]) -> list[float]:
 
 def sheet(study: Study, seed: int) -> Image.Image:
     """Held-out scenes: low resolution, what each cell draws from it, real."""
-    shown, runs = min(SHOWN, study.drawn), {cell: study.run_of(cell, seed) for cell in CELLS}
-    pictures = fresh_pictures(runs["block"], "heldout", shown, shown)
+    shown = min(SHOWN, study.drawn)
+    pictures = fresh_pictures(study.run_of("block", seed), "heldout", shown, shown)  # all cells' own
     rows = {"low resolution, 64 px, held-out scenes": pictures.shown_low(shown)}
     for cell in CELLS:
         pipe = MarsPipeline.from_pretrained(study.out / f"{cell}-seed{seed}" / "model")
-        own = fresh_pictures(runs[cell], "heldout", shown, shown)
-        rows[CELLS[cell].summary] = own.drawn(enlarging_reader(pipe), shown)
+        rows[CELLS[cell].summary] = pictures.drawn(enlarging_reader(pipe), shown)
     rows |= {"the real pictures' own codes": pictures.shown_high(shown), "real, 128 px": pictures.pictures}
     return contact_sheet([to_images(row) for row in rows.values()], list(rows), cell=CELL_SIDE)
 

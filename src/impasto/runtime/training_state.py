@@ -96,13 +96,11 @@ def _name_of(parameter: Tensor, names: Mapping[int, str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON of nested tuples, arrays and scalar tensors."""
+    """JSON of nested tuples and scalar tensors."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, numpy.ndarray):
-        return value.tolist()
     if isinstance(value, (Tensor, numpy.generic)):
         return value.item()
     return value
