@@ -70,3 +70,5 @@ def test_impossible_configurations_are_refused():
         LanguageConfig(layers=0)
     with pytest.raises(ConfigError, match="not be negative"):
         VisualConfig(initial_noise=-1.0)
+    with pytest.raises(ConfigError, match=r"visual\.initial_codebook=-1\.0 should not be negative"):
+        VisualConfig(initial_codebook=-1.0)

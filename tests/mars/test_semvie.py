@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from impasto.config import ConfigError
 from impasto.mars.analysis import measure_drift
 from impasto.mars.convert import from_hf
-from impasto.mars.initial import calibrate_query_key_norm, new_model
+from impasto.mars.initial import calibrate_query_key_norm, carry_codebook, new_model
 from impasto.mars.prefix import PrefixStore
 from impasto.mars.routing import (
     LANGUAGE_ONLY,
@@ -186,6 +188,35 @@ def test_the_noise_of_new_rows_is_a_fraction_of_the_text_rows():
     text, rows = model.language.output_rows, model.visual.output_rows
     assert torch.allclose(rows.mean(0), text.mean(0), atol=2e-4)
     assert float(rows.std(0).mean() / text.std(0, correction=0).mean()) == pytest.approx(0.1, rel=0.02)
+
+
+@torch.no_grad()
+def test_the_codebook_gives_alike_codes_alike_rows():
+    """Rows move by the tokenizer's vectors: as far as asked, angles kept, in two unrelated directions; marker
+    rows stay. Without `initial_codebook` nothing moves."""
+    codebook = torch.randn(CODES, 8, generator=torch.Generator().manual_seed(1)) + 2.0
+    plain, carried = (new_model(tiny_config(initial_codebook=share)) for share in (0.0, 0.5))
+    for model in (plain, carried):
+        carry_codebook(model, codebook)
+    again = new_model(tiny_config())
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), again.parameters(), strict=True))
+    centred = codebook - codebook.mean(0)
+    moves = []
+    for module in ("embedding.weight", "output_rows"):
+        language, before, after = (
+            attrgetter(f"{side}.{module}")(model)
+            for side, model in (("language", plain), ("visual", plain), ("visual", carried))
+        )
+        assert torch.equal(before[CODES:], after[CODES:])
+        moved = (after - before)[:CODES]
+        length = 0.5 * language.std(0, correction=0).square().sum().sqrt()
+        assert torch.allclose(moved.square().sum(1).mean().sqrt(), length, rtol=1e-3)
+        scale = centred.square().sum() / moved.square().sum()
+        assert torch.allclose(scale * moved @ moved.T, centred @ centred.T, atol=1e-3)
+        moves.append(moved)
+    assert F.cosine_similarity(*(move.flatten() for move in moves), dim=0).abs() < 0.5
+    with pytest.raises(ValueError, match="a codebook of 3 vectors for a model of 32 codes"):
+        carry_codebook(plain, codebook[:3])
 
 
 def test_keys_of_a_caption_do_not_see_the_picture():

@@ -109,6 +109,17 @@ def test_likelihood_starts_at_chance(stages):
         assert first[f"validation{suffix}/image_token_nll"] == pytest.approx(math.log(32), abs=0.1)
 
 
+def test_the_rows_of_codes_start_from_the_codebook_once(stages):
+    """`visual.initial_codebook` is of a first stage; one that goes on has what was learned since."""
+    (state, _), (plain, _) = fresh(stages, "model.visual.initial_codebook=1.0"), fresh(stages)
+    rows, before = state.model.visual.embedding.weight, plain.model.visual.embedding.weight
+    codes = state.run.model.visual.codes
+    assert torch.equal(rows[codes:], before[codes:]) and not torch.equal(rows[:codes], before[:codes])
+    parts = load_tokenizer(state.run.tokenizer), load_language(state.run.language)
+    later = StageState.fresh(state.run, CPU, parts[1], parts[0], initial=plain.model)
+    assert torch.equal(later.model.visual.embedding.weight, before)
+
+
 def test_the_language_is_untouched(stages):
     language = load_language(stages["language"])
     for stage in ("stage1", "stage2"):

@@ -65,12 +65,14 @@ class VisualConfig:
     softmax: Literal["separate", "joint"] = "separate"  # joint: paper; separate: peer (QLIP)
     query_key_norm: bool = False  # peer (QLIP): on visual queries and keys; changes the function at step 0
     initial_noise: float = 0.1  # standard deviations around the mean row (ours; the paper: 0)
+    initial_codebook: float = 0.0  # likewise, of the tokenizer's own vectors (ours: `carry_codebook`)
 
     def __post_init__(self) -> None:
         if self.codes < 2:
             raise ConfigError(f"visual.codes={self.codes} should be at least 2")
-        if self.initial_noise < 0:
-            raise ConfigError(f"visual.initial_noise={self.initial_noise} should not be negative")
+        for name in ("initial_noise", "initial_codebook"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"visual.{name}={getattr(self, name)} should not be negative")
         if self.experts == "shared" and self.output_projection == "shared":
             raise ConfigError(
                 "visual.experts=shared has one output projection already; leave that at per_modality"

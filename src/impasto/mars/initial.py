@@ -1,7 +1,8 @@
 """First weights: the visual expert as a copy of the language expert, the new rows around the mean row.
 
 Section 15 of the notes: copies for QKV, W_O and FFN (inferred; peers CogVLM and LMFusion), new embedding rows
-at the mean of the text rows (paper), new head rows likewise (peer: QLIP), plus a little noise (ours).
+at the mean of the text rows (paper), new head rows likewise (peer: QLIP), plus a little noise (ours) and, if
+asked for, the tokenizer's codebook (ours).
 """
 
 import torch
@@ -51,11 +52,7 @@ def start_visual_from_language(model: MarsModel, *, seed: int = 0) -> None:
         model.visual.norm.weight.copy_(model.language.norm.weight)
     noise = model.config.visual.initial_noise
     generator = torch.Generator().manual_seed(seed)
-    pairs = (
-        (model.visual.embedding.weight, model.language.embedding.weight),
-        (model.visual.output_rows, model.language.output_rows),
-    )
-    for rows, text_rows in pairs:
+    for rows, text_rows in _row_pairs(model):
         rows.copy_(rows_like(text_rows, len(rows), noise, generator))
     start_blocks(model, seed=seed)
 
@@ -65,6 +62,40 @@ def start_blocks(model: MarsModel, *, seed: int = 0) -> None:
     if model.blocks is not None:
         codes = model.tokens.codes
         model.blocks.start(model.visual.embedding.weight[:codes], model.visual.output_rows[:codes], seed)
+
+
+@torch.no_grad()
+def carry_codebook(model: MarsModel, codebook: Tensor, *, seed: int = 0) -> None:
+    """Add the tokenizer's own vectors, `codebook` [codes, D], to the embedding and output rows of the codes,
+    so that codes that look alike start alike and their kinship need not be learned (ours).
+
+    Their deviations from their mean are turned into the width by random orthonormal directions, others for
+    embeddings than for outputs, at a length of `visual.initial_codebook` standard deviations of the text
+    rows. ValueError for another number of vectors.
+    """
+    share, codes = model.config.visual.initial_codebook, model.tokens.codes
+    if len(codebook) != codes:
+        raise ValueError(f"a codebook of {len(codebook)} vectors for a model of {codes} codes")
+    if not share:
+        return
+    vectors = codebook.detach().float().cpu()
+    vectors = vectors - vectors.mean(0)
+    vectors = vectors / vectors.square().sum(1).mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    generator = torch.Generator().manual_seed(seed)
+    for rows, text_rows in _row_pairs(model):
+        directions = torch.empty(vectors.shape[1], rows.shape[1])
+        nn.init.orthogonal_(directions, generator=generator)
+        length = share * _row_statistics(text_rows)[1].square().sum().sqrt()
+        rows[:codes] += (length.cpu() * vectors @ directions).to(rows)
+    start_blocks(model, seed=seed)
+
+
+def _row_pairs(model: MarsModel) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Visual rows with the text rows that they start from: embeddings, outputs."""
+    return (
+        (model.visual.embedding.weight, model.language.embedding.weight),
+        (model.visual.output_rows, model.language.output_rows),
+    )
 
 
 def _copy_expert(source: Expert, target: Expert) -> None:

@@ -67,15 +67,17 @@ SETUPS = {
         ),
         base=(
             "model.visual.codes=1024",
+            "model.visual.initial_codebook=1.0",
             "training.optimisation.learning_rate=4e-3",
             "training.seed=0",
             "training.sample_prompts=8",
             "training.validation_pictures=64",
-            "training.tokens=768000",
+            "training.pictures=32000",
+            "training.tokens=2048000",
         ),
         stage=(
             "model.visual.codes=1024",
-            "training.batch=16",
+            "training.batch=8",
             "training.sample_prompts=8",
             "training.validation_pictures=64",
         ),
@@ -262,10 +264,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", default="0", help="by commas (default 0)")
     parser.add_argument("--preset", default="mars-nano", help="whose runs: mars-nano (default), mars-debug")
     parser.add_argument(
-        "--pictures", type=int, default=5_120, help="seen by a run, a multiple of the batch (5,120)"
+        "--pictures", type=int, default=61_440, help="seen by a run, a multiple of the batch (61,440)"
     )
     parser.add_argument("--validated", type=int, default=256, help="pictures whose likelihood is taken (256)")
-    parser.add_argument("--drawn", type=int, default=32, help="pictures drawn of each split (32)")
+    parser.add_argument("--drawn", type=int, default=64, help="pictures drawn of each split (64)")
     parser.add_argument("--language", help=f"a run of the language model (default: that of {LANGUAGE})")
     parser.add_argument("--results", type=Path, help="folder of the JSON files (default OUT/results)")
     parser.add_argument("--sheet", type=Path, help="picture file to write (default OUT/sheet.png)")

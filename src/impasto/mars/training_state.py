@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 from impasto.config import ConfigError, diff, to_dict
 from impasto.mars.convert import base_fingerprint, digest_of, from_language, go_on_from, visual_state
 from impasto.mars.directories import LanguagePart, TokenizerPart
+from impasto.mars.initial import carry_codebook
 from impasto.mars.lora import add_adapters, load_trained_state, trained_state, wrapped_fingerprint
 from impasto.mars.prefix import PrefixStore
 from impasto.mars.prompts import PromptTokeniser
@@ -54,15 +55,17 @@ class StageState:
         ranks: Ranks | None = None,
         base: MarsModel | None = None,
     ) -> "StageState":
-        """The visual expert copied from the language expert, or taken from `initial`, an earlier stage's
-        model. base: the model whose pictures stage III enlarges; checkpoints name its digest. With
-        training.shard_model the model is shared out among `ranks`, if they are several. ConfigError where
-        parts do not fit each other.
+        """The visual expert copied from the language expert, with what `visual.initial_codebook` asks for of
+        the tokenizer; or taken from `initial`, an earlier stage's model. base: the model whose pictures stage
+        III enlarges; checkpoints name its digest. With training.shard_model the model is shared out among
+        `ranks`, if they are several. ConfigError where parts do not fit each other.
         """
         training, config = run.training, run.model
         _check_parts(run, language, tokenizer)
         model = from_language(language.state, config, seed=training.seed)
-        if initial is not None:
+        if initial is None:
+            carry_codebook(model, tokenizer.tokenizer.quantizer.entries(), seed=training.seed)
+        else:
             if base_fingerprint(initial) != base_fingerprint(model):
                 raise ConfigError("--init-from was trained on another language model than this run's")
             go_on_from(model, initial, seed=training.seed)
