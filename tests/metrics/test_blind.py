@@ -98,3 +98,6 @@ def test_the_page_says_nothing_and_the_key_everything(tmp_path):
         score_blind(sheet, tmp_path)
     with pytest.raises(ConfigError, match="no such file"):
         score_blind(tmp_path / "absent.csv", out)
+    sheet.write_bytes("pair,prefer\n0,l\xe4ft\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"answers.csv is not UTF-8; save it as"):
+        score_blind(sheet, out)

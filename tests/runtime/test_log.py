@@ -150,3 +150,15 @@ def test_sinks_pass_on_what_they_are_told(tmp_path, monkeypatch):
     assert ("add_scalar", ("loss/generator", 0.5), {"global_step": 96}) in board.calls
     assert [options["id"] for name, _, options in wandb.calls if name == "init"] == [None, "abc"]
     assert ("log", ({"images": 96, "loss/generator": 0.5},), {}) in wandb.calls
+
+
+def test_a_disk_that_refuses_to_sync_is_one_line(tmp_path, monkeypatch):
+    def refuse(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with (
+        MetricsWriter(tmp_path / "metrics.jsonl") as writer,
+        pytest.raises(MetricsError, match=r"metrics.jsonl cannot be written: Input/output error"),
+    ):
+        writer.sync()

@@ -1,5 +1,6 @@
 """What is written one tensor at a time is what the library reads."""
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -28,3 +29,10 @@ def test_tensors_written_one_by_one_are_read_back(tmp_path, monkeypatch):
     with safe_open(tmp_path / "ours", framework="pt") as opened:
         assert opened.metadata() == METADATA
     assert (tmp_path / "ours").stat().st_size == (tmp_path / "library").stat().st_size
+
+
+def test_a_type_that_the_format_has_not_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(safetensors_stream, "is_sharded", lambda tensor: True)
+    with pytest.raises(ValueError, match=r"'phase' is of torch.complex64, not among F64"):
+        write_tensors(tmp_path / "file", {"phase": torch.zeros(2, dtype=torch.complex64)})
+    assert not (tmp_path / "file").exists()

@@ -119,3 +119,6 @@ def test_scores_of_a_perfect_and_of_a_reversed_scorer() -> None:
     assert set(perfect) == {*KINDS, "image_to_text", "text_to_image", "hard"}
     assert set(perfect.values()) == {1.0}
     assert set(retrieval.score(-texts[:24], texts).values()) == {0.0}
+    for found in retrieval.pairs.values():
+        found.clear()
+    assert set(retrieval.score(texts[:24], texts)) == {"image_to_text", "text_to_image"}

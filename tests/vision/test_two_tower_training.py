@@ -14,7 +14,7 @@ from impasto.data.opening import open_data
 from impasto.data.options import DatasetOptions
 from impasto.data.scene_source import SceneSource
 from impasto.data.source import DataSource
-from impasto.runtime.checkpoint import checkpoints, load_checkpoint
+from impasto.runtime.checkpoint import CheckpointError, checkpoints, load_checkpoint
 from impasto.runtime.dist import Ranks
 from impasto.runtime.log import read_metrics
 from impasto.vision import load_image_text_model
@@ -72,6 +72,14 @@ def test_the_scale_is_capped() -> None:
     torch.nn.init.constant_(heads.log_scale, 9.0)
     heads.cap_scale()
     assert float(heads.log_scale.detach().exp()) == pytest.approx(100)
+
+
+def test_a_checkpoint_of_other_heads_is_one_line(tmp_path: Path) -> None:
+    saved = TwoTowerState.fresh(override(TwoTowerRun(), SETTINGS)).save(tmp_path)
+    other = TwoTowerState.fresh(override(TwoTowerRun(), [*SETTINGS, "model.hidden=48"]))
+    with pytest.raises(CheckpointError, match=r"is of other heads: .*size mismatch") as caught:
+        other.restore(saved)
+    assert "\n" not in str(caught.value)
 
 
 def test_examples_depend_on_their_position_alone() -> None:

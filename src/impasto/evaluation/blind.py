@@ -129,7 +129,11 @@ def score_blind(answers: Path, out: Path) -> str:
         key = json.loads(key_file.read_text(encoding="utf-8"))
     except ValueError:
         raise ConfigError(f"{key_file} is not JSON") from None
-    verdict = score_answers(read_answers(answers.read_text(encoding="utf-8-sig"), key), key)
+    try:
+        text = answers.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{answers} is not UTF-8; save it as 'CSV UTF-8'") from None
+    verdict = score_answers(read_answers(text, key), key)
     document: dict[str, Any] = {"protocol": "blind", **key, "result": asdict(verdict)}
     atomic_write_text(out / RESULT, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     rest = f"{verdict.ties} ties, {verdict.unanswered} unanswered"

@@ -74,8 +74,12 @@ class MetricsWriter:
         return dropped
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk; call it before saving a checkpoint."""
-        os.fsync(self._file.fileno())
+        """Wait until all lines are on the disk; call it before saving a checkpoint. MetricsError where the
+        disk refuses."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def close(self) -> None:
         self._file.close()

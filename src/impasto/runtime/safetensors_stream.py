@@ -29,7 +29,8 @@ METADATA = {"format": "pt"}
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors, of any shape. If some are sharded, each is gathered when its turn has come, while
-    all other ranks call `sharding.take_part` with the same names. Raises OSError or SafetensorError."""
+    all other ranks call `sharding.take_part` with the same names. Raises OSError, SafetensorError, or
+    ValueError for a sharded tensor of a type that is not in DTYPES."""
     if any(map(is_sharded, tensors.values())):
         _write_one_by_one(file, tensors)
     else:
@@ -43,6 +44,8 @@ def _write_one_by_one(file: Path, tensors: Mapping[str, Tensor]) -> None:
     end, names = 0, in_order(tensors)
     for name in names:
         tensor, start = tensors[name], end
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"'{name}' is of {tensor.dtype}, not among {', '.join(DTYPES.values())}")
         end = start + tensor.numel() * tensor.element_size()
         shape = list(tensor.shape)
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": shape, "data_offsets": [start, end]}

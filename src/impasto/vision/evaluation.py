@@ -58,7 +58,7 @@ class Retrieval:
 
 class SceneRetrieval(Retrieval):
     """Of scenes, with their hard negatives: for each kind of KINDS also the share of pictures nearer to a
-    true caption than to the wrong one, over those that have one; and hard, the mean over the kinds."""
+    true caption than to the wrong one, over those that have one; and hard, the mean over the kinds found."""
 
     def __init__(self, source: SceneSource, count: int = 256, *, seed: int = 0, batch_size: int = 64) -> None:
         super().__init__(source, count, batch_size=batch_size)
@@ -85,6 +85,7 @@ class SceneRetrieval(Retrieval):
             if found:
                 nearer = (own * true).sum(1) > (own * wrong).sum(1)
                 scores[kind] = float(nearer.float().mean())
-        kinds: Sequence[str] = [kind for kind in KINDS if kind in scores]
-        scores["hard"] = sum(scores[kind] for kind in kinds) / len(kinds)
+        kinds = [kind for kind in KINDS if kind in scores]
+        if kinds:
+            scores["hard"] = sum(scores[kind] for kind in kinds) / len(kinds)
         return scores

@@ -75,10 +75,13 @@ class TwoTowerState:
         return self.last_checkpoint
 
     def restore(self, checkpoint: Path) -> dict[str, Any]:
-        """Take up a verified checkpoint of the same heads; returns its JSON state. CheckpointError where the
-        optimiser's parameters are others, or it cannot be read."""
+        """Take up a verified checkpoint of the same heads; returns its JSON state. CheckpointError where it
+        is of others, or cannot be read."""
         tensors, state = load_checkpoint(checkpoint, verified=True)
-        self.model.heads.load_state_dict(tensors["heads"])
+        try:
+            self.model.heads.load_state_dict(tensors["heads"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{checkpoint} is of other heads: {error}".replace("\n", " ")) from None
         restored = load_optimizer(
             self.optimizer,
             self.model.heads.named_parameters(),
