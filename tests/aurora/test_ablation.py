@@ -40,7 +40,7 @@ def test_a_cell_is_trained_and_measured_once_and_stands_in_the_table(tmp_path, c
     assert "finished before" in capsys.readouterr().out and file.read_bytes() == before
     assert "| experts-2 | 1 |" in table(tmp_path / "results", COLUMNS, CELLS)
     assert main([*command, "--set", "training.r1_gamma=1"]) == 2
-    assert "is of other settings" in capsys.readouterr().err
+    assert "is of another settings" in capsys.readouterr().err
 
 
 def write_result(folder, cell, seed, score):

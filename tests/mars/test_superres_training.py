@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,14 @@ from safetensors.torch import load_file
 
 import impasto
 from impasto.cli import main
+from impasto.config import ConfigError
 from impasto.data.scene_source import SceneSource
 from impasto.mars.codes import CodeStore, read_codes
 from impasto.mars.directories import load_language, load_tokenizer, load_whole
 from impasto.mars.launch import find_run
 from impasto.mars.sampling import SamplingSettings
 from impasto.mars.superres import generate_high
+from impasto.mars.superres_recording import cascade_config
 from impasto.mars.trainer import step
 from impasto.mars.training_config import StageRun
 from impasto.mars.training_cost import stage_cost
@@ -96,6 +99,21 @@ def test_the_folder_holds_its_base_and_one_language_expert(stages):
     parts, config = load_whole(stages["stage3"] / "model")
     assert config.sizes == (16, 32)
     assert parts.enlarging.language is parts.model.language
+
+
+def test_how_the_base_began_does_not_matter(stages):
+    """A base whose rows started otherwise is a base; one of another build is not."""
+    config = load_whole(stages["stage2"] / "model")[1]
+    run = find_run("mars-debug/stage3", ())
+    assert isinstance(run, StageRun)
+
+    def enlarge_for(**setting: object) -> None:
+        model = replace(config.model, visual=replace(config.model.visual, **setting))
+        assert cascade_config(run, replace(config, model=model)).sizes == (16, 32)
+
+    enlarge_for(initial_codebook=1.0)
+    with pytest.raises(ConfigError, match=r"stage III differs from its base in model.visual \(norms"):
+        enlarge_for(norms="per_modality")
 
 
 def test_triplets_are_made_by_shrinking(stages):

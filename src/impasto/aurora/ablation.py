@@ -8,10 +8,10 @@ bit.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,23 @@ from impasto.aurora.growing import down_to
 from impasto.aurora.launch import LaunchOptions, find_run, launch
 from impasto.aurora.pipeline import AuroraPipeline
 from impasto.aurora.training_config import AuroraRun
-from impasto.config import ConfigError, first_line, to_dict
+from impasto.config import ConfigError, from_dict, to_dict
 from impasto.data.scene_source import SceneSource
-from impasto.errors import ExpectedError
 from impasto.metrics.features import EXTRACTOR, SIDE, picture_stats
 from impasto.metrics.frechet import frechet_distance
 from impasto.metrics.scenes import EVALUATION_STREAM, SEEN_SET, UNSEEN_SET, judge, prompt_sets
 from impasto.pictures import to_images
-from impasto.runtime.files import atomic_write_text
 from impasto.runtime.log import read_metrics
-from impasto.runtime.results import (
+from impasto.runtime.results import figure, table, training_seconds
+from impasto.runtime.study import (
     chosen_cells,
     chosen_seeds,
-    figure,
-    finite,
-    read_result,
-    table,
-    training_seconds,
-    versions,
+    in_one_line,
+    is_finished,
+    results_folder,
+    run_cells,
+    study_parser,
+    write_result,
 )
 from impasto.vision.efficientnet import ImageFeatures
 
@@ -139,13 +138,8 @@ def run_cell(
     """Train and measure one cell, unless that is done. Returns "finished", or why its training stopped
     before. Raises ConfigError where the file holds something else."""
     run, file = run_of(cell, seed, images, settings), results / f"{cell}-seed{seed}.json"
-    described: dict[str, Any] = {"cell": cell, "seed": seed, "prompts": prompts, "settings": to_dict(run)}
-    described = json.loads(json.dumps(described))
-    if file.is_file():
-        found = read_result(file)
-        if any(found.get(name) != value for name, value in described.items()):
-            raise ConfigError(f"{file} is of other settings; choose another --out, or delete the file")
-        print(f"{cell}, seed {seed}: finished before, {file}")
+    described = {"cell": cell, "seed": seed, "prompts": prompts, "settings": to_dict(run)}
+    if is_finished(file, described, lambda settings: to_dict(from_dict(AuroraRun, settings))):
         return "finished"
     folder = out / f"{cell}-seed{seed}"
     print(
@@ -153,8 +147,7 @@ def run_cell(
     )
     reason = launch(PRESET, run, LaunchOptions(out=folder))
     if reason == "finished":
-        document = {**described, "measured": measure(run, folder, prompts), "versions": versions()}
-        atomic_write_text(file, json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
+        write_result(file, described, measured=measure(run, folder, prompts))
     return reason
 
 
@@ -199,28 +192,17 @@ def logged(folder: Path) -> dict[str, float]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m impasto.aurora.ablation", description=__doc__.split(":")[0]
-    )
-    parser.add_argument("--out", type=Path, help="folder of the runs and their results")
-    parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
-    parser.add_argument("--seeds", default="0,1,2", help="by commas (default 0,1,2)")
+    parser = study_parser("impasto.aurora.ablation", __doc__, CELLS, "0,1,2")
     parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="of a run (default 3,600)")
     parser.add_argument("--prompts", type=int, default=DEFAULT_PROMPTS, help="asked of each split (200)")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="A.B=C")
-    parser.add_argument("--results", type=Path, help="folder of the results (default: OUT/results)")
-    parser.add_argument("--table", action="store_true", help="print a table of the results, and run nothing")
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the results, too")
     return parser.parse_args(argv)
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    out, results = arguments.out, arguments.results
-    if out is None and (results is None or not arguments.table):
-        raise ConfigError("--out is needed: the folder of the runs")
-    results = results or out / "results"
-    if not arguments.table and (reason := _run_cells(arguments, results)) != "finished":
-        print(f"stopped: {reason}; repeat the command to go on")
+    results = results_folder(arguments)
+    if not arguments.table and not _run(arguments, results):
         return 1
     print(table(results, COLUMNS, CELLS))
     if arguments.figure:
@@ -229,26 +211,18 @@ def _ablate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run_cells(arguments: argparse.Namespace, results: Path) -> str:
+def _run(arguments: argparse.Namespace, results: Path) -> bool:
     cells, seeds = chosen_cells(arguments.cells, CELLS), chosen_seeds(arguments.seeds)
     images, prompts = arguments.images, arguments.prompts
     if images < 64 or prompts < 16:
         raise ConfigError("--images should be at least 64, and --prompts 16")
-    for seed in seeds:
-        for cell in cells:
-            reason = run_cell(arguments.out, results, cell, seed, images, prompts, arguments.settings)
-            if reason != "finished":
-                return reason
-    return "finished"
+    common = {"images": images, "prompts": prompts, "settings": arguments.settings}
+    return run_cells(cells, seeds, partial(run_cell, arguments.out, results, **common))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the ablation; expected errors become one line on stderr and exit status 2."""
-    try:
-        return _ablate(parse(argv))
-    except (ExpectedError, ValueError, OSError) as error:
-        print(f"ablation: error: {first_line(error)}", file=sys.stderr)
-        return 2
+    return in_one_line("ablation", lambda: _ablate(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -8,20 +8,18 @@ bit.
 """
 
 import argparse
-import json
 import math
-import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from impasto.config import ConfigError, first_line, from_dict, nearest, to_dict
-from impasto.errors import ExpectedError
+from impasto.config import ConfigError, nearest
 from impasto.mars.ablation_measures import measure_run
-from impasto.mars.codes import CODES
+from impasto.mars.cells import settings_of, settings_read, share_codes, train_part
 from impasto.mars.convert import base_fingerprint, from_language
 from impasto.mars.directories import LanguagePart, TokenizerPart, load_language, load_tokenizer
 from impasto.mars.launch import find_run, launch
@@ -29,15 +27,16 @@ from impasto.mars.run_folder import LaunchOptions
 from impasto.mars.runs import RUNS
 from impasto.mars.texts import text_fingerprint
 from impasto.mars.training_config import StageRun
-from impasto.runtime.files import atomic_directory, atomic_write_text
-from impasto.runtime.results import (
+from impasto.runtime.results import table, training_seconds
+from impasto.runtime.study import (
     chosen_cells,
     chosen_seeds,
-    finite,
-    read_result,
-    table,
-    training_seconds,
-    versions,
+    in_one_line,
+    is_finished,
+    results_folder,
+    run_cells,
+    study_parser,
+    write_result,
 )
 
 
@@ -122,33 +121,31 @@ def budget_settings(run: StageRun, tokens: int) -> tuple[str, ...]:
     return tuple(f"training.{name}={value}" for name, value in values.items())
 
 
-def run_cell(ablation: Ablation, cell: str, seed: int, say: Callable[[str], None] = print) -> str:
+def run_cell(ablation: Ablation, cell: str, seed: int) -> str:
     """Train and measure one cell, unless that is done. Returns "finished", or why its training stopped
     before. Raises ConfigError where the folder or the file holds something else."""
     run, file = ablation.run_of(cell, seed), ablation.result_of(cell, seed)
     described = _describe(ablation, run, cell, seed)
-    if file.is_file():
-        _check_same(file, described)
-        say(f"{cell}, seed {seed}: finished before, {file}")
+    if is_finished(file, described, settings_read):
         return "finished"
     folder = ablation.folder_of(cell, seed)
-    _share_codes(ablation.out, folder, seed)
-    say(f"{cell}, seed {seed}: {CELLS[cell].summary}; {run.training.tokens:,} tokens in {folder}")
+    share_codes(ablation.out, folder, seed)
+    print(
+        f"{cell}, seed {seed}: {CELLS[cell].summary}; {run.training.tokens:,} tokens in {folder}", flush=True
+    )
     reason = launch(ablation.preset, run, LaunchOptions(out=folder))
     if reason != "finished":
         return reason
     started = time.perf_counter()
     measured = measure_run(run, folder, ablation.language, ablation.tokenizer, ablation.prompts)
     seconds = {"training": training_seconds(folder), "evaluation": time.perf_counter() - started}
-    document = finite({**described, "measured": measured, "seconds": seconds, "versions": versions()})
-    atomic_write_text(file, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    say(f"{cell}, seed {seed}: {file}")
+    write_result(file, described, measured=measured, seconds=seconds)
+    print(f"{cell}, seed {seed}: {file}")
     return "finished"
 
 
 def _describe(ablation: Ablation, run: StageRun, cell: str, seed: int) -> dict[str, Any]:
     """What decides a result. Parts are named by what they are, not by where they lie."""
-    settings = _settings(run)
     language = ablation.language
     return {
         "cell": cell,
@@ -156,7 +153,7 @@ def _describe(ablation: Ablation, run: StageRun, cell: str, seed: int) -> dict[s
         "preset": ablation.preset,
         "tokens": run.training.tokens,
         "prompts": ablation.prompts,
-        "settings": settings,
+        "settings": settings_of(run),
         "parts": {
             "tokenizer": ablation.tokenizer.fingerprint,
             "language": base_fingerprint(from_language(language.state, run.model)),
@@ -165,50 +162,9 @@ def _describe(ablation: Ablation, run: StageRun, cell: str, seed: int) -> dict[s
     }
 
 
-def _settings(run: StageRun) -> dict[str, Any]:
-    """What decides a run, less the places of its parts."""
-    return {name: value for name, value in to_dict(run).items() if name not in ("tokenizer", "language")}
-
-
-def _check_same(file: Path, described: Mapping[str, Any]) -> None:
-    found = read_result(file)
-    expected = json.loads(json.dumps(described))
-    # Settings that came after the file was written had their defaults in it.
-    found["settings"] = json.loads(json.dumps(_settings(from_dict(StageRun, found.get("settings", {})))))
-    for name in ("preset", "parts", "prompts", "settings"):
-        if found.get(name) != expected[name]:
-            raise ConfigError(f"{file} is of another {name}; choose another --results, or delete the file")
-
-
-def _share_codes(out: Path, folder: Path, seed: int) -> None:
-    """Codes of a seed's pictures serve all its cells; a run checks that they are what it needs."""
-    if (folder / CODES).is_dir():
-        return
-    for found in sorted(out.glob(f"*-seed{seed}/{CODES}")):
-        with atomic_directory(folder / CODES) as temporary:
-            shutil.copytree(found, temporary, dirs_exist_ok=True)
-        return
-
-
-def _part(name: str, given: str | None, family: str, out: Path) -> str:
-    """Where a frozen part lies; without one given it is trained, or finished, in `out`."""
-    if given is not None:
-        return given
-    preset, folder = f"{family}/{name}", out / name
-    reason = launch(preset, find_run(preset, ()), LaunchOptions(out=folder))
-    if reason != "finished":
-        raise ConfigError(f"{folder} stopped: {reason}; repeat the command to go on")
-    return str(folder)
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options of `python -m impasto.mars.ablation`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m impasto.mars.ablation", description=__doc__.split(":")[0]
-    )
-    parser.add_argument("--out", type=Path, help="folder of the runs")
-    parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
-    parser.add_argument("--seeds", default="0,1,2", help="by commas (default 0,1,2)")
+    parser = study_parser("impasto.mars.ablation", __doc__, CELLS, "0,1,2")
     parser.add_argument("--preset", default="mars-nano", help="whose stage1 is shortened (default mars-nano)")
     parser.add_argument("--tokens", type=int, default=DEFAULT_TOKENS, help="image tokens of a run")
     parser.add_argument("--prompts", type=int, default=DEFAULT_PROMPTS, help="asked of each split at the end")
@@ -217,16 +173,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--language", help="a run of the language model (default: trained in OUT/language)")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="A.B=C")
-    parser.add_argument("--results", type=Path, help="folder of the JSON files (default OUT/results)")
-    parser.add_argument("--table", action="store_true", help="print a table of the results, and run nothing")
     return parser.parse_args(argv)
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    out, results = arguments.out, arguments.results
-    if out is None and (results is None or not arguments.table):
-        raise ConfigError("--out is needed: the folder of the runs")
-    results = results or out / "results"
+    out, results = arguments.out, results_folder(arguments)
     if arguments.table:
         print(table(results, COLUMNS, CELLS))
         return 0
@@ -238,7 +189,10 @@ def _ablate(arguments: argparse.Namespace) -> int:
     if preset not in RUNS:
         families = {name.partition("/")[0] for name in RUNS}
         raise ConfigError(f"--preset {arguments.preset} has no stage1; {nearest(arguments.preset, families)}")
-    places = [_part(n, getattr(arguments, n), arguments.preset, out) for n in ("tokenizer", "language")]
+    places = [
+        getattr(arguments, name) or train_part(f"{arguments.preset}/{name}", (), out / name)
+        for name in ("tokenizer", "language")
+    ]
     ablation = Ablation(
         out=out,
         results=results,
@@ -249,23 +203,15 @@ def _ablate(arguments: argparse.Namespace) -> int:
         tokenizer=load_tokenizer(places[0]),
         language=load_language(places[1]),
     )
-    for seed in seeds:
-        for cell in cells:
-            reason = run_cell(ablation, cell, seed)
-            if reason != "finished":
-                print(f"stopped: {reason}; repeat the command to go on")
-                return 1
+    if not run_cells(cells, seeds, partial(run_cell, ablation)):
+        return 1
     print(table(results, COLUMNS, CELLS))
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the ablation; expected errors become one line on stderr and exit status 2."""
-    try:
-        return _ablate(parse(argv))
-    except (ExpectedError, ValueError, OSError) as error:
-        print(f"ablation: error: {first_line(error)}", file=sys.stderr)
-        return 2
+    return in_one_line("ablation", lambda: _ablate(parse(argv)))
 
 
 if __name__ == "__main__":

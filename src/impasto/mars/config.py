@@ -6,7 +6,7 @@ a choice of this project.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from impasto.config import ConfigError
@@ -66,6 +66,11 @@ class VisualConfig:
     query_key_norm: bool = False  # peer (QLIP): on visual queries and keys; changes the function at step 0
     initial_noise: float = 0.1  # standard deviations around the mean row (ours; the paper: 0)
     initial_codebook: float = 0.0  # likewise, of the tokenizer's own vectors (ours: `carry_codebook`)
+
+    @property
+    def started(self) -> "VisualConfig":
+        """Without what decides first values alone: of a trained expert, how it began does not matter."""
+        return replace(self, initial_noise=0.0, initial_codebook=0.0)
 
     def __post_init__(self) -> None:
         if self.codes < 2:

@@ -8,11 +8,10 @@ command after it was stopped: what is finished is skipped, what was begun goes o
 """
 
 import argparse
-import json
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from statistics import mean
@@ -20,9 +19,8 @@ from typing import Any
 
 from PIL import Image
 
-from impasto.config import ConfigError, first_line, from_dict, nearest, override, to_dict
-from impasto.errors import ExpectedError
-from impasto.mars.codes import CODES
+from impasto.config import ConfigError, nearest, override
+from impasto.mars.cells import settings_of, settings_read, share_codes, train_part
 from impasto.mars.directories import load_tokenizer
 from impasto.mars.launch import find_run, launch
 from impasto.mars.pipeline import MarsPipeline
@@ -31,15 +29,16 @@ from impasto.mars.superres_measures import SIDES, enlarging_reader, fresh_pictur
 from impasto.mars.training_config import StageRun
 from impasto.metrics.intervals import bootstrap
 from impasto.pictures import contact_sheet, save_png, to_images
-from impasto.runtime.files import atomic_directory, atomic_write_text
-from impasto.runtime.results import (
+from impasto.runtime.results import read_result, table, training_seconds
+from impasto.runtime.study import (
     chosen_cells,
     chosen_seeds,
-    finite,
-    read_result,
-    table,
-    training_seconds,
-    versions,
+    in_one_line,
+    is_finished,
+    results_folder,
+    run_cells,
+    study_parser,
+    write_result,
 )
 
 LANGUAGE = "mars-scenes"  # the shipped model whose language expert mars-nano takes
@@ -158,10 +157,7 @@ def prepare(study: Study) -> None:
     if study.language == str(study.out / "language"):
         runs = {"language": ("language", ()), **runs}
     for folder, (stage, settings) in runs.items():
-        preset = f"{study.preset}/{stage}"
-        reason = launch(preset, find_run(preset, settings), LaunchOptions(out=study.out / folder))
-        if reason != "finished":
-            raise ConfigError(f"{study.out / folder} stopped: {reason}; repeat the command to go on")
+        train_part(f"{study.preset}/{stage}", settings, study.out / folder)
 
 
 def run_cell(study: Study, cell: str, seed: int) -> str:
@@ -170,21 +166,16 @@ def run_cell(study: Study, cell: str, seed: int) -> str:
     name, run = f"{cell}-seed{seed}", study.run_of(cell, seed)
     file, folder = study.results / f"{name}.json", study.out / name
     described = _describe(study, run, cell)
-    if file.is_file():
-        _check_same(file, described)
-        print(f"{cell}, seed {seed}: finished before, {file}")
+    if is_finished(file, described, settings_read):
         return "finished"
-    _share_codes(study.out, folder, seed)
+    share_codes(study.out, folder, seed)
     print(f"{cell}, seed {seed}: {CELLS[cell].summary}; {study.pictures:,} pictures in {folder}", flush=True)
     options = LaunchOptions(out=folder, init_from=str(study.out / "base"))
     reason = launch(f"{study.preset}/stage3", run, options)
-    if reason != "finished":
-        return reason
-    measured = measure(run, folder, study.validated, study.drawn)
-    seconds = {"training": training_seconds(folder)}
-    document = finite({**described, "measured": measured, "seconds": seconds, "versions": versions()})
-    atomic_write_text(file, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return "finished"
+    if reason == "finished":
+        measured = measure(run, folder, study.validated, study.drawn)
+        write_result(file, described, measured=measured, seconds={"training": training_seconds(folder)})
+    return reason
 
 
 def differences(results: Path) -> list[str]:
@@ -229,39 +220,13 @@ def _describe(study: Study, run: StageRun, cell: str) -> dict[str, Any]:
         "seed": run.training.seed,
         "validated": study.validated,
         "drawn": study.drawn,
-        "settings": _settings(run),
+        "settings": settings_of(run),
         "tokenizer": load_tokenizer(run.tokenizer).fingerprint,
     }
 
 
-def _settings(run: StageRun) -> dict[str, Any]:
-    return {name: value for name, value in to_dict(run).items() if name not in ("tokenizer", "language")}
-
-
-def _check_same(file: Path, described: Mapping[str, Any]) -> None:
-    found, expected = read_result(file), json.loads(json.dumps(described))
-    # Settings that came after the file was written had their defaults in it.
-    found["settings"] = json.loads(json.dumps(_settings(from_dict(StageRun, found.get("settings", {})))))
-    for name, value in expected.items():
-        if found.get(name) != value:
-            raise ConfigError(f"{file} is of another {name}; choose another --results, or delete the file")
-
-
-def _share_codes(out: Path, folder: Path, seed: int) -> None:
-    """Codes of a seed's pictures serve all cells; a run checks that they are what it needs."""
-    made = next((path for path in sorted(out.glob(f"*-seed{seed}/{CODES}")) if path.is_dir()), None)
-    if made is not None and not (folder / CODES).is_dir():
-        with atomic_directory(folder / CODES) as temporary:
-            shutil.copytree(made, temporary, dirs_exist_ok=True)
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m impasto.mars.superres_study", description=__doc__.split(":")[0]
-    )
-    parser.add_argument("--out", type=Path, help="folder of the runs")
-    parser.add_argument("--cells", default=",".join(CELLS), help="which, by commas (default: all)")
-    parser.add_argument("--seeds", default="0", help="by commas (default 0)")
+    parser = study_parser("impasto.mars.superres_study", __doc__, CELLS, "0")
     parser.add_argument("--preset", default="mars-nano", help="whose runs: mars-nano (default), mars-debug")
     parser.add_argument(
         "--pictures", type=int, default=61_440, help="seen by a run, a multiple of the batch (61,440)"
@@ -269,17 +234,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--validated", type=int, default=256, help="pictures whose likelihood is taken (256)")
     parser.add_argument("--drawn", type=int, default=64, help="pictures drawn of each split (64)")
     parser.add_argument("--language", help=f"a run of the language model (default: that of {LANGUAGE})")
-    parser.add_argument("--results", type=Path, help="folder of the JSON files (default OUT/results)")
     parser.add_argument("--sheet", type=Path, help="picture file to write (default OUT/sheet.png)")
-    parser.add_argument("--table", action="store_true", help="print a table of the results, and run nothing")
     return parser.parse_args(argv)
 
 
 def _study(arguments: argparse.Namespace) -> int:
-    out, results = arguments.out, arguments.results
-    if out is None and (results is None or not arguments.table):
-        raise ConfigError("--out is needed: the folder of the runs")
-    results = results or out / "results"
+    out, results = arguments.out, results_folder(arguments)
     if arguments.table:
         _show(results)
         return 0
@@ -295,11 +255,8 @@ def _study(arguments: argparse.Namespace) -> int:
     counts = (arguments.pictures, arguments.validated, arguments.drawn)
     study = Study(out, results, arguments.preset, arguments.language or language, *counts)
     prepare(study)
-    for cell, seed in ((cell, seed) for seed in seeds for cell in cells):
-        reason = run_cell(study, cell, seed)
-        if reason != "finished":
-            print(f"stopped: {reason}; repeat the command to go on")
-            return 1
+    if not run_cells(cells, seeds, partial(run_cell, study)):
+        return 1
     if cells == list(CELLS):
         save_png(sheet(study, seeds[0]), arguments.sheet or out / "sheet.png")
     _show(results)
@@ -313,11 +270,7 @@ def _show(results: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study; expected errors become one line on stderr and exit status 2."""
-    try:
-        return _study(parse(argv))
-    except (ExpectedError, ValueError, OSError) as error:
-        print(f"superres_study: error: {first_line(error)}", file=sys.stderr)
-        return 2
+    return in_one_line("superres_study", lambda: _study(parse(argv)))
 
 
 if __name__ == "__main__":

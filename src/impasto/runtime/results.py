@@ -12,7 +12,7 @@ import numpy
 import torch
 
 from impasto import __version__
-from impasto.config import ConfigError, nearest
+from impasto.config import ConfigError
 from impasto.plots import interval_figure
 from impasto.runtime.log import TIME, read_metrics
 
@@ -28,22 +28,6 @@ def read_result(file: Path) -> dict[str, Any]:
     except (ValueError, AttributeError):
         pass
     raise ConfigError(f"{file} is not the result of an ablation; delete it, or choose another --results")
-
-
-def chosen_cells(text: str, known: Iterable[str]) -> list[str]:
-    """Names by commas, each of them one of `known`; ConfigError with the nearest for another."""
-    cells, names = text.split(","), list(known)
-    for cell in cells:
-        if cell not in names:
-            raise ConfigError(f"no cell '{cell}'; {nearest(cell, names)}")
-    return cells
-
-
-def chosen_seeds(text: str) -> list[int]:
-    """Whole numbers by commas; ConfigError for anything else."""
-    if not all(seed.isdecimal() for seed in text.split(",")):
-        raise ConfigError(f"--seeds {text} should be whole numbers with commas between")
-    return list(map(int, text.split(",")))
 
 
 def over_seeds(
