@@ -77,7 +77,7 @@ def test_captions_in_a_language(pipe):
     assert len(english) == len(chinese) == 2
     assert all(text[0].isascii() for text in english)
     assert not any(text[0].isascii() for text in chinese)
-    letters = {language: pipe._beginnings(language) for language in ("en", "zh")}
+    letters = {language: pipe.prompts.beginnings(language) for language in ("en", "zh")}
     assert not (letters["en"] & letters["zh"]).any()
     assert letters["en"][pipe.tokeniser.token_to_id("a")] and not letters["zh"][0] and not letters["en"][0]
     tensors = pipe.generate("a red circle", 2).images

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from impasto import __version__
 from impasto.config import ConfigError, to_dict
+from impasto.mars.cards import model_card, summary
 from impasto.mars.directories import (
     FAMILY,
     MarsParts,
@@ -24,9 +25,8 @@ from impasto.mars.directories import (
 )
 from impasto.mars.initial import new_model
 from impasto.mars.interleaving import generate_document
-from impasto.mars.prompts import PromptTokeniser
+from impasto.mars.prompts import Language, PromptTokeniser
 from impasto.mars.sampling import GREEDY, RowCallback, SamplingSettings, caption_images, generate_images
-from impasto.mars.semvie import is_visual
 from impasto.mars.sequence import text_to_image
 from impasto.mars.superres import generate_high
 from impasto.mars.texts import BYTE_PIECES, byte_tokeniser, read_tokeniser
@@ -36,8 +36,6 @@ from impasto.runtime.model_directory import halved, read_config
 
 MARKERS = 2  # begin and end of a picture
 BATCH_SIZE = 32  # pictures per pass, unless told otherwise
-Language = Literal["en", "zh"]
-FIRST_IDEOGRAPH = "\u2e80"  # Chinese writing begins about here; parts of characters decode to U+FFFD
 
 
 @dataclass(frozen=True)
@@ -119,23 +117,7 @@ class MarsPipeline:
 
     def summary(self) -> str:
         """What it is, in a sentence."""
-        model, side = self.parts.model, self.config.resolution
-        visual = sum(p.numel() for name, p in model.named_parameters() if is_visual(name))
-        language = sum(p.numel() for name, p in model.named_parameters() if not is_visual(name))
-        tokenizer = sum(p.numel() for p in self.parts.tokenizer.parameters())
-        return (
-            f"An auto-regressive model that draws from prompts and describes pictures (MARS): {side}x{side} "
-            f"px; language expert {language:,} parameters, frozen; visual expert {visual:,}, trained; image "
-            f"tokenizer {tokenizer:,}.{self._enlarging_summary()}"
-        )
-
-    def _enlarging_summary(self) -> str:
-        stage, model = self.config.enlarging, self.parts.enlarging
-        if stage is None or model is None or stage.model.super_resolution is None:
-            return ""
-        side, count = self.config.sizes[-1], stage.model.super_resolution.tokens_per_step
-        added = sum(p.numel() for name, p in model.named_parameters() if is_visual(name))
-        return f" A second visual expert of {added:,} enlarges to {side}x{side} px, {count} codes a step."
+        return summary(self.parts, self.config)
 
     def save_pretrained(self, path: Path | str, card: str | None = None, *, half: bool = False) -> None:
         """Write a whole model directory: both experts, both tokenisers, the model card; half: matrices and
@@ -144,7 +126,8 @@ class MarsPipeline:
         state = self.parts.saved_state()
         if half:
             state = halved(state)
-        save_directory(Path(path), FAMILY, document, state, card or self._card(), self.tokeniser)
+        card = card or model_card(self.name, self.trained, self.parts, self.config)
+        save_directory(Path(path), FAMILY, document, state, card, self.tokeniser)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -316,7 +299,7 @@ class MarsPipeline:
         """A sentence about each picture, the likeliest word by word; in a language, or in that which the
         model prefers. images: PIL images, resized to the model's side, or [N, 3, R, R] in [-1, 1]."""
         pixels = self._pixels(images)
-        first = None if language is None else self._beginnings(language)
+        first = None if language is None else self.prompts.beginnings(language)
         texts = []
         for part in pixels.split(batch_size):
             codes = self.parts.tokenizer.encode(part.to(self.device)).flatten(1)
@@ -381,27 +364,3 @@ class MarsPipeline:
             raise ValueError("no picture given")
         side = self.config.resolution
         return from_images([picture.convert("RGB").resize((side, side)) for picture in pictures])
-
-    def _beginnings(self, language: Language) -> Tensor:
-        """[V] bool: the pieces that a sentence of the language may begin with."""
-        if language not in ("en", "zh"):
-            raise ValueError(f"language='{language}' should be 'en' or 'zh'")
-        chosen = torch.zeros(self.config.model.language.vocabulary, dtype=torch.bool)
-        special = self.prompts.special
-        for token in range(min(len(chosen), self.tokeniser.get_vocab_size())):
-            text = self.tokeniser.decode([token], skip_special_tokens=False)
-            chinese = any(letter >= FIRST_IDEOGRAPH for letter in text)
-            chosen[token] = token not in special and bool(text.strip()) and chinese == (language == "zh")
-        return chosen
-
-    def _card(self) -> str:
-        size = "" if self.config.enlarging is None else f", size={self.config.sizes[-1]}"
-        lines = [
-            f"# {self.name}",
-            f"{self.summary()} Written by impasto {__version__}.",
-            "" if self.trained else "**Untrained:** these are initial weights.",
-            f"    import impasto\n    pipe = impasto.load(PATH)  # {self.name}\n"
-            f'    pipe("a prompt", num_images=4{size})\n    pipe.caption(pictures, "en")',
-            "All of it is inside model.safetensors; the text tokeniser is tokenizer.json.",
-        ]
-        return "\n\n".join(line for line in lines if line) + "\n"

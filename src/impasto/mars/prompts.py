@@ -6,9 +6,14 @@ one out has to come out as ordinary pieces (peer: Qwen's note on prompt injectio
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor
+
+Language = Literal["en", "zh"]
+FIRST_IDEOGRAPH = "\u2e80"  # Chinese writing begins about here; parts of characters decode to U+FFFD
 
 
 class PromptTokeniser:
@@ -45,6 +50,18 @@ class PromptTokeniser:
         """Text of ids; special tokens are left out."""
         return self.tokeniser.decode(list(ids), skip_special_tokens=True)
 
+    def beginnings(self, language: Language) -> Tensor:
+        """[vocabulary] bool: the pieces that a sentence of a language may begin with. ValueError for another
+        language."""
+        if language not in ("en", "zh"):
+            raise ValueError(f"language='{language}' should be 'en' or 'zh'")
+        chosen = torch.zeros(self.vocabulary, dtype=torch.bool)
+        for token in range(min(self.vocabulary, _size(self.tokeniser))):
+            text = self.tokeniser.decode([token], skip_special_tokens=False)
+            chinese = any(letter >= FIRST_IDEOGRAPH for letter in text)
+            chosen[token] = token not in self.special and bool(text.strip()) and chinese == (language == "zh")
+        return chosen
+
 
 def _special_ids(tokeniser: Any) -> frozenset[int]:
     if isinstance(tokeniser, Tokenizer):
@@ -54,3 +71,7 @@ def _special_ids(tokeniser: Any) -> frozenset[int]:
     added = getattr(tokeniser, "added_tokens_decoder", {})
     marked = {index for index, token in added.items() if token.special}
     return frozenset((marked | set(tokeniser.all_special_ids)) - {unknown})
+
+
+def _size(tokeniser: Any) -> int:
+    return tokeniser.get_vocab_size() if isinstance(tokeniser, Tokenizer) else len(tokeniser)
