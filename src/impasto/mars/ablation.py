@@ -48,14 +48,21 @@ class Cell:
     summary: str
 
 
+PUBLISHED = "model.visual.initial_codebook=0"  # rows of codes begin at the mean of the text rows
 CELLS = {
-    "published": Cell((), "a visual expert beside the frozen language model, both tasks, W_O split"),
-    "shared-weights": Cell(
-        ("model.visual.experts=shared",), "one trained set of weights for both modalities (Table 3, Figure 5)"
+    "published": Cell(
+        (PUBLISHED,), "a visual expert beside the frozen language model, both tasks"
     ),
-    "without-image-to-text": Cell(("training.image_to_text=0",), "drawing alone"),
+    "shared-weights": Cell(
+        (PUBLISHED, "model.visual.experts=shared"),
+        "one trained set of weights for both modalities (Table 3, Figure 5)",
+    ),
+    "without-image-to-text": Cell((PUBLISHED, "training.image_to_text=0"), "drawing alone"),
     "shared-output-projection": Cell(
-        ("model.visual.output_projection=shared",), "W_O of the frozen language expert for both"
+        (PUBLISHED, "model.visual.output_projection=shared"), "W_O of the frozen language expert for both"
+    ),
+    "codebook": Cell(
+        ("model.visual.initial_codebook=1",), "rows of codes that begin from the tokenizer's codebook (ours)"
     ),
 }
 COLUMNS: dict[str, tuple[str, ...]] = {

@@ -66,7 +66,6 @@ SETUPS = {
         ),
         base=(
             "model.visual.codes=1024",
-            "model.visual.initial_codebook=1.0",
             "training.optimisation.learning_rate=4e-3",
             "training.seed=0",
             "training.sample_prompts=8",
