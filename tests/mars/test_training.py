@@ -29,8 +29,9 @@ from impasto.mars.directories import (
 from impasto.mars.launch import find_run
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.runs import RUNS
+from impasto.mars.sequence import text_to_image
 from impasto.mars.texts import fit_tokeniser
-from impasto.mars.trainer import step
+from impasto.mars.trainer import calibrate_norms, step
 from impasto.mars.training_config import StageRun, warm_cosine
 from impasto.mars.training_state import StageState
 from impasto.runtime.checkpoint import load_checkpoint
@@ -118,6 +119,28 @@ def test_the_rows_of_codes_start_from_the_codebook_once(stages):
     parts = load_tokenizer(state.run.tokenizer), load_language(state.run.language)
     later = StageState.fresh(state.run, CPU, parts[1], parts[0], initial=plain.model)
     assert torch.equal(later.model.visual.embedding.weight, before)
+
+
+def test_query_and_key_norms_start_at_the_size_they_meet(stages, tmp_path):
+    """Switched on by a setting, they change the first loss less than norms of 1; a run begins with them."""
+    switch = "model.visual.query_key_norm=true"
+    (state, pictures), (plain, _) = fresh(stages, switch), fresh(stages)
+
+    def loss(of: StageState) -> float:
+        codes, texts = pictures.batch(range(8))
+        captions = [of.prompts.encode(text) for text in texts]
+        with torch.no_grad():
+            return float(of.model.t2i_loss(text_to_image(of.run.model, captions, codes)))
+
+    before = abs(loss(state) - loss(plain))
+    calibrate_norms(state, pictures)
+    assert abs(loss(state) - loss(plain)) < before
+    frozen = ["--set", "training.optimisation.learning_rate=1e-12"]
+    run = tmp_path / "run"
+    assert train("mars-debug/stage1", "--out", run, *parts_of(stages), "--set", switch, *frozen) == 0
+    begun = load_whole(run / "model")[0].model.state_dict()
+    gains = {name: gain for name, gain in state.model.state_dict().items() if "query_norm" in name}
+    assert gains and all(torch.allclose(begun[name], gain) for name, gain in gains.items())
 
 
 def test_the_language_is_untouched(stages):

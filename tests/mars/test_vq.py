@@ -15,13 +15,21 @@ from impasto.mars.vq import (
     VQTokenizer,
     vq_8,
     vq_16,
-    vq_amused,
     vq_nano_32,
-    vq_openmuse,
 )
 
 SMALL = VQConfig(
     channels=(8, 16), blocks=1, attention_levels=(1,), norm_groups=4, latent_channels=8, codes=16, code_dim=4
+)
+
+OPENMUSE = VQConfig(code_dim=256, normalize="none")  # openMUSE/vqgan-f16-8192-laion
+AMUSED = VQConfig(  # aMUSEd's VQModel (diffusers, scripts/convert_amused.py): no attention at all
+    channels=(128, 256, 256, 512, 768),
+    attention_levels=(),
+    middle_attention=False,
+    latent_channels=64,
+    code_dim=64,
+    normalize="none",
 )
 
 
@@ -60,11 +68,11 @@ def test_four_and_eight_pixels_a_code_by_configuration():
 
 
 @pytest.mark.parametrize(
-    ("preset", "millions"), [(vq_16, 71.8), (vq_8, 70.0), (vq_openmuse, 74.0), (vq_amused, 146.2)]
+    ("config", "millions"), [(vq_16(), 71.8), (vq_8(), 70.0), (OPENMUSE, 74.0), (AMUSED, 146.2)]
 )
-def test_presets_build_with_their_sizes(preset, millions):
+def test_published_shapes_have_their_sizes(config, millions):
     with torch.device("meta"):
-        model = VQTokenizer(preset())
+        model = VQTokenizer(config)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
 
 

@@ -50,9 +50,7 @@ class Cell:
 
 PUBLISHED = "model.visual.initial_codebook=0"  # rows of codes begin at the mean of the text rows
 CELLS = {
-    "published": Cell(
-        (PUBLISHED,), "a visual expert beside the frozen language model, both tasks"
-    ),
+    "published": Cell((PUBLISHED,), "a visual expert beside the frozen language model, both tasks"),
     "shared-weights": Cell(
         (PUBLISHED, "model.visual.experts=shared"),
         "one trained set of weights for both modalities (Table 3, Figure 5)",

@@ -33,7 +33,7 @@ from impasto.mars.run_folder import (
 from impasto.mars.runs import RUNS, MarsRun
 from impasto.mars.semvie import MarsModel
 from impasto.mars.superres_recording import SuperResolutionRecorder, cascade_config
-from impasto.mars.trainer import train
+from impasto.mars.trainer import calibrate_norms, train
 from impasto.mars.training_config import LanguageRun, StageRun
 from impasto.mars.training_state import StageState
 from impasto.mars.vq_runs import TokenizerRun
@@ -109,6 +109,8 @@ def launch_stage(preset: str, run: StageRun, options: LaunchOptions, records: Re
         pictures = read_codes(out, run, parts.tokenizer)
         if checkpoint:
             state.restore(checkpoint)
+        elif parts.initial is None:
+            calibrate_norms(state, pictures)
         log = RunLog(options, run, display, ranks, start)
         try:
             log.resume(state.images)

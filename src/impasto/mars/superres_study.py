@@ -200,12 +200,12 @@ def _less(one: Sequence[float], other: Sequence[float]) -> list[float]:
     return [first - second for first, second in zip(one, other, strict=True)]
 
 
-def sheet(study: Study, seed: int) -> Image.Image:
+def sheet(study: Study, cells: Sequence[str], seed: int) -> Image.Image:
     """Held-out scenes: low resolution, what each cell draws from it, real."""
     shown = min(SHOWN, study.drawn)
-    pictures = fresh_pictures(study.run_of("block", seed), "heldout", shown, shown)  # all cells' own
+    pictures = fresh_pictures(study.run_of(cells[0], seed), "heldout", shown, shown)  # all cells' own
     rows = {"low resolution, 64 px, held-out scenes": pictures.shown_low(shown)}
-    for cell in CELLS:
+    for cell in cells:
         pipe = MarsPipeline.from_pretrained(study.out / f"{cell}-seed{seed}" / "model")
         rows[CELLS[cell].summary] = pictures.drawn(enlarging_reader(pipe), shown)
     rows |= {"the real pictures' own codes": pictures.shown_high(shown), "real, 128 px": pictures.pictures}
@@ -256,8 +256,7 @@ def _study(arguments: argparse.Namespace) -> int:
     prepare(study)
     if not run_cells(cells, seeds, partial(run_cell, study)):
         return 1
-    if cells == list(CELLS):
-        save_png(sheet(study, seeds[0]), arguments.sheet or out / "sheet.png")
+    save_png(sheet(study, cells, seeds[0]), arguments.sheet or out / "sheet.png")
     _show(results)
     return 0
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from impasto.mars.codes import CodeStore
+from impasto.mars.initial import calibrate_query_key_norm
 from impasto.mars.losses import TokenLosses
 from impasto.mars.semvie import MarsModel
 from impasto.mars.sequence import SequenceBatch, image_to_text, interleaved, text_to_image
@@ -23,6 +24,8 @@ from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful
 from impasto.runtime.loop import run_steps
 from impasto.runtime.sharding import clip_norm, own_rows
+
+CALIBRATED = 32  # pictures at most (ours)
 
 
 class Recorder(Protocol):
@@ -77,6 +80,18 @@ def train(
         deadline=deadline,
         stop=stop,
     )
+
+
+def calibrate_norms(state: StageState, pictures: CodeStore) -> None:
+    """Start the visual query and key norms, if the model has them, at the sizes that a first batch meets: the
+    same pictures on every rank (section 9 of the notes)."""
+    run = state.run
+    if not run.model.visual.query_key_norm:
+        return
+    codes, texts = pictures.batch(range(min(run.training.batch, CALIBRATED)))
+    captions = [state.prompts.encode(text)[: run.caption_length] for text in texts]
+    batch = text_to_image(run.model, captions, codes, level=run.level).to(state.model.device)
+    calibrate_query_key_norm(state.model, batch.tokens, batch.routing)
 
 
 def step(state: StageState, pictures: CodeStore, ranks: Ranks) -> None:

@@ -272,23 +272,6 @@ def vq_8() -> VQConfig:
     return VQConfig(channels=(128, 256, 256, 512), attention_levels=(3,))
 
 
-def vq_openmuse() -> VQConfig:
-    """The shape of openMUSE/vqgan-f16-8192-laion, probably the paper's own tokenizer (inferred)."""
-    return VQConfig(code_dim=256, normalize="none")
-
-
-def vq_amused() -> VQConfig:
-    """The shape of aMUSEd's VQModel (diffusers, scripts/convert_amused.py): no attention at all."""
-    return VQConfig(
-        channels=(128, 256, 256, 512, 768),
-        attention_levels=(),
-        middle_attention=False,
-        latent_channels=64,
-        code_dim=64,
-        normalize="none",
-    )
-
-
 def vq_nano_32() -> VQConfig:
     """For scenes at 32 px on a CPU: f = 4, so 64 codes a picture; 0.6 M parameters (ours)."""
     return VQConfig(
