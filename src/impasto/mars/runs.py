@@ -84,7 +84,7 @@ def nano_stage3() -> StageRun:
         training=replace(
             run.training,
             tokens=5_120_000,
-            batch=20,
+            batch=8,
             image_to_text=0.0,
             optimisation=Optimisation(learning_rate=2e-3),
             guidance=1.0,

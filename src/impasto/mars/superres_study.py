@@ -75,7 +75,6 @@ SETUPS = {
         ),
         stage=(
             "model.visual.codes=1024",
-            "training.batch=8",
             "training.sample_prompts=8",
             "training.validation_pictures=64",
         ),
