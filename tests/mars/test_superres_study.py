@@ -61,6 +61,7 @@ def test_the_command_goes_on_and_skips(tmp_path, capsys):
         measured = found["measured"]
         assert measured["steps"] == steps and measured["processor_seconds"] > 0
         assert len(measured["nll_by_place"]["heldout"]) == places
+        assert measured["oracle_cool"].keys() == measured["error_cool"].keys() == {"seen", "heldout"}
         estimate = measured["image_token_nll"]["heldout"]
         assert estimate["low"] <= estimate["mean"] <= estimate["high"] < 4
         assert str(tmp_path) not in json.dumps(found)

@@ -12,6 +12,7 @@ from torch import Tensor
 from impasto.mars.ablation_measures import Reader
 from impasto.mars.directories import load_tokenizer
 from impasto.mars.pipeline import MarsPipeline
+from impasto.mars.sampling import SamplingSettings
 from impasto.mars.superres import block_logits, super_resolution
 from impasto.mars.superres_recording import EnlargedPictures
 from impasto.mars.training_config import StageRun
@@ -20,19 +21,21 @@ from impasto.metrics.scenes import EVALUATION_STREAM, judge
 from impasto.pictures import to_images
 
 SIDES = {"train": "seen", "heldout": "heldout"}  # split: our name
+DRAWN = ("oracle", "error", "oracle_cool", "error_cool")
 BATCH = 32
 TIMED = 8  # pictures, one at a time
+COOL = SamplingSettings(temperature=0.7)  # ours: what the sheet is drawn with, and measured beside 1
 
 
 @torch.no_grad()
 def measure(run: StageRun, folder: Path, validated: int, drawn: int) -> dict[str, Any]:
     """JSON values of a finished run's folder (ours): likelihoods of `validated` scenes a split given their
     true low codes, with intervals over pictures and by place in the block; the oracle's scores and the mean
-    squared error of the first `drawn` of them, drawn from true low codes; what the oracle says of the true
-    low and high codes' own pictures; steps and time of a picture."""
+    squared error of the first `drawn` of them, drawn from true low codes at temperature 1 and cooler; what
+    the oracle says of the true low and high codes' own pictures; steps and time of a picture."""
     reader = enlarging_reader(MarsPipeline.from_pretrained(folder / "model"))
-    names = ("image_token_nll", "nll_by_place", "nll_of_pictures", "oracle", "oracle_of_codes", "error")
-    found: dict[str, Any] = {name: {} for name in names}
+    names = ("image_token_nll", "nll_by_place", "nll_of_pictures", "oracle_of_codes")
+    found: dict[str, Any] = {name: {} for name in (*names, *DRAWN)}
     for split, side in SIDES.items():
         pictures = fresh_pictures(run, split, validated, drawn)
         each = _likelihoods(reader, run, pictures)
@@ -40,11 +43,12 @@ def measure(run: StageRun, folder: Path, validated: int, drawn: int) -> dict[str
         found["nll_of_pictures"][side] = of_pictures
         found["image_token_nll"][side] = asdict(bootstrap(of_pictures))
         found["nll_by_place"][side] = each.mean((0, 1)).tolist()
-        images = pictures.drawn(reader, drawn)
-        found["oracle"][side] = _judged(images, pictures)
+        for suffix, settings in {"": None, "_cool": COOL}.items():
+            images = pictures.drawn(reader, drawn, settings=settings)
+            found[f"oracle{suffix}"][side] = _judged(images, pictures)
+            found[f"error{suffix}"][side] = float((images - pictures.pictures[:drawn]).square().mean())
         own = {"low": pictures.shown_low(drawn), "high": pictures.shown_high(drawn)}
         found["oracle_of_codes"][side] = {name: _judged(shown, pictures) for name, shown in own.items()}
-        found["error"][side] = float((images - pictures.pictures[:drawn]).square().mean())
     found["steps"] = run.model.image_length(run.level) // _tokens_per_step(run)
     wall, processor = time.perf_counter(), time.process_time()
     for _ in range(TIMED):

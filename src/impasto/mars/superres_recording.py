@@ -14,6 +14,7 @@ from impasto.mars.codes import extract, resolution_of
 from impasto.mars.directories import EnlargingConfig, MarsParts, MarsPipelineConfig, TokenizerPart
 from impasto.mars.recording import StageRecorder
 from impasto.mars.run_folder import RunLog
+from impasto.mars.sampling import SamplingSettings
 from impasto.mars.semvie import MarsModel
 from impasto.mars.superres import generate_high, losses, super_resolution
 from impasto.mars.training_config import StageRun
@@ -57,14 +58,17 @@ class EnlargedPictures:
         return mean.value
 
     @torch.no_grad()
-    def drawn(self, state: Reader, count: int, *, guidance: float = 1.0) -> Tensor:
+    def drawn(
+        self, state: Reader, count: int, *, guidance: float = 1.0, settings: SamplingSettings | None = None
+    ) -> Tensor:
         """The first `count` pictures [count, 3, R, R], drawn from their true low codes; picture n by stream
         n."""
         codes = []
         for start in range(0, count, BATCH):
             part = slice(start, min(start + BATCH, count))
             ids, seeds = self._ids(state, self.captions[part]), range(part.start, part.stop)
-            codes.append(generate_high(state.model, self.low[part], ids, seeds, guidance=guidance))
+            low = self.low[part]
+            codes.append(generate_high(state.model, low, ids, seeds, guidance=guidance, settings=settings))
         return self._decoded(torch.cat(codes))
 
     def shown_low(self, count: int) -> Tensor:

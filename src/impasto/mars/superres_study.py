@@ -25,7 +25,7 @@ from impasto.mars.directories import load_tokenizer
 from impasto.mars.launch import find_run, launch
 from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.run_folder import LaunchOptions
-from impasto.mars.superres_measures import SIDES, enlarging_reader, fresh_pictures, measure
+from impasto.mars.superres_measures import COOL, SIDES, enlarging_reader, fresh_pictures, measure
 from impasto.mars.training_config import StageRun
 from impasto.metrics.intervals import bootstrap
 from impasto.pictures import contact_sheet, save_png, to_images
@@ -109,6 +109,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "held out": ("image_token_nll", "heldout", "mean"),
     "oracle, seen": ("oracle", "seen", "mean"),
     "oracle, held out": ("oracle", "heldout", "mean"),
+    "at 0.7, held out": ("oracle_cool", "heldout", "mean"),
     "of the low codes": ("oracle_of_codes", "heldout", "low", "mean"),
     "error, held out": ("error", "heldout"),
     "steps": ("steps",),
@@ -206,7 +207,8 @@ def sheet(study: Study, cells: Sequence[str], seed: int) -> Image.Image:
     rows = {"low resolution, 64 px, held-out scenes": pictures.shown_low(shown)}
     for cell in cells:
         pipe = MarsPipeline.from_pretrained(study.out / f"{cell}-seed{seed}" / "model")
-        rows[CELLS[cell].summary] = pictures.drawn(enlarging_reader(pipe), shown)
+        title = f"{CELLS[cell].summary}; temperature {COOL.temperature:g}"
+        rows[title] = pictures.drawn(enlarging_reader(pipe), shown, settings=COOL)
     rows |= {"the real pictures' own codes": pictures.shown_high(shown), "real, 128 px": pictures.pictures}
     return contact_sheet([to_images(row) for row in rows.values()], list(rows), cell=CELL_SIDE)
 
