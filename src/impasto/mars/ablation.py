@@ -79,6 +79,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 # codes of 16,000 pictures 32, the evaluation 36. So 600 steps make about 460 s of the ten minutes.
 DEFAULT_TOKENS = 1_536_000
 CHECKPOINTS = 5  # in a run
+TRAINING_PICTURES = 16_000  # at most, seen one and a half times
 TRAINING_PROMPTS = 8  # scored inside a run; the evaluation asks for more
 DEFAULT_PROMPTS = 200  # of each split, in the evaluation: intervals of about +-0.05
 
@@ -122,6 +123,7 @@ def budget_settings(run: StageRun, tokens: int) -> tuple[str, ...]:
     between = max(math.ceil(tokens / (step * CHECKPOINTS)), 1) * step
     total = between * CHECKPOINTS
     values = {"tokens": total, "sample_every": total, "checkpoint_every": between, "log_every": between}
+    values["pictures"] = min(run.training.pictures, TRAINING_PICTURES)
     values["sample_prompts"] = TRAINING_PROMPTS
     return tuple(f"training.{name}={value}" for name, value in values.items())
 

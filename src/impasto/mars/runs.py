@@ -35,6 +35,7 @@ def nano_stage1() -> StageRun:
         data=replace(NANO_SCENES, max_objects=1),
         training=StageTraining(
             tokens=7_680_000,
+            pictures=60_000,
             image_to_text=0.3,
             optimisation=Optimisation(learning_rate=4e-3),
             log_every=25_600,
@@ -49,9 +50,8 @@ def nano_stage2() -> StageRun:
     run = nano_stage1()
     training = replace(
         run.training,
-        tokens=2_304_000,
         image_to_text=0.0,
-        optimisation=Optimisation(learning_rate=1e-3),
+        optimisation=Optimisation(learning_rate=2e-3),
         seed=1,
     )
     return replace(run, training=training)
@@ -65,6 +65,7 @@ def nano_stories() -> StageRun:
         tokens=2_304_000,
         batch=36,
         pictures=12_000,
+        optimisation=Optimisation(learning_rate=1e-3),
         pictures_per_story=3,
         seed=2,
         log_every=23_040,
