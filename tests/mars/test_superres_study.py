@@ -33,7 +33,7 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, capsys, arguments, message
 def test_the_results_that_are_kept_say_what_the_manual_says(capsys):
     assert main(["--table", f"--results={KEPT}"]) == 0
     shown = capsys.readouterr().out
-    cells = {"block": 64, "independent": 64, "next-token": 256}  # steps
+    cells = {"block": 64, "independent": 64}  # steps
     assert all(f"| {cell} | 1 |" in shown for cell in cells)
     measured = {cell: json.loads((KEPT / f"{cell}-seed0.json").read_text())["measured"] for cell in cells}
     assert {cell: measured[cell]["steps"] for cell in cells} == cells
