@@ -306,9 +306,9 @@ def test_no_prompt_is_logged(server, caplog):
         post(server, b'{"prompt": "a secret wish", "seed": 1}')
         post(server, b'{"prompt": "a secret wish", "n": 99}')
         httpx.get(f"{server.url}/v1/secret?q=secret", headers={"Authorization": f"Bearer {KEY}"})
-    end = time.monotonic() + 10  # lines come when answers have left
-    while sum(record.name == "impasto.access" for record in caplog.records) < 3 and time.monotonic() < end:
-        time.sleep(0.02)
+        end = time.monotonic() + 10  # lines come when answers have left
+        while sum(one.name == "impasto.access" for one in caplog.records) < 3 and time.monotonic() < end:
+            time.sleep(0.02)
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("impasto")]
     assert len(ours) == 3 and not any("secret" in line for line in ours)
 
