@@ -29,8 +29,7 @@ from impasto.pictures import to_images
 from impasto.runtime.log import read_metrics
 from impasto.runtime.results import figure, table, training_seconds
 from impasto.runtime.study import (
-    chosen_cells,
-    chosen_seeds,
+    chosen,
     in_one_line,
     is_finished,
     results_folder,
@@ -212,7 +211,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, results: Path) -> bool:
-    cells, seeds = chosen_cells(arguments.cells, CELLS), chosen_seeds(arguments.seeds)
+    cells, seeds = chosen(arguments, CELLS)
     images, prompts = arguments.images, arguments.prompts
     if images < 64 or prompts < 16:
         raise ConfigError("--images should be at least 64, and --prompts 16")

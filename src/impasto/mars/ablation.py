@@ -29,8 +29,7 @@ from impasto.mars.texts import text_fingerprint
 from impasto.mars.training_config import StageRun
 from impasto.runtime.results import table, training_seconds
 from impasto.runtime.study import (
-    chosen_cells,
-    chosen_seeds,
+    chosen,
     in_one_line,
     is_finished,
     results_folder,
@@ -188,7 +187,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
     if arguments.table:
         print(table(results, COLUMNS, CELLS))
         return 0
-    cells, seeds = chosen_cells(arguments.cells, CELLS), chosen_seeds(arguments.seeds)
+    cells, seeds = chosen(arguments, CELLS)
     for name in ("tokens", "prompts"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"--{name} {getattr(arguments, name)} should be at least 1")

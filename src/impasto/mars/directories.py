@@ -78,8 +78,11 @@ class MarsPipelineConfig:
                 f"stage III enlarges {low} x {low} codes and the base draws {base} x {base}; name a base of "
                 f"that grid, or --set model.grids={base},{2 * base}"
             )
-        both = ((model.language, self.model.language), (model.visual.started, self.model.visual.started))
-        for name, (own, bases) in zip(("language", "visual"), both, strict=True):
+        both = {
+            "language": (model.language, self.model.language),
+            "visual": (model.visual.started, self.model.visual.started),
+        }
+        for name, (own, bases) in both.items():
             changed = diff(own, bases)
             if changed:
                 raise ConfigError(f"stage III differs from its base in model.{name} ({changed[0]})")

@@ -2,6 +2,7 @@
 scenes of the evaluation's own stream."""
 
 import time
+from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from impasto.metrics.scenes import EVALUATION_STREAM, judge
 from impasto.pictures import to_images
 
 SIDES = {"train": "seen", "heldout": "heldout"}  # split: our name
-DRAWN = ("oracle", "error", "oracle_cool", "error_cool")
 BATCH = 32
 TIMED = 8  # pictures, one at a time
 COOL = SamplingSettings(temperature=0.7)  # ours: what the sheet is drawn with, and measured beside 1
@@ -34,8 +34,7 @@ def measure(run: StageRun, folder: Path, validated: int, drawn: int) -> dict[str
     squared error of the first `drawn` of them, drawn from true low codes at temperature 1 and cooler; what
     the oracle says of the true low and high codes' own pictures; steps and time of a picture."""
     reader = enlarging_reader(MarsPipeline.from_pretrained(folder / "model"))
-    names = ("image_token_nll", "nll_by_place", "nll_of_pictures", "oracle_of_codes")
-    found: dict[str, Any] = {name: {} for name in (*names, *DRAWN)}
+    found: dict[str, Any] = defaultdict(dict)
     for split, side in SIDES.items():
         pictures = fresh_pictures(run, split, validated, drawn)
         each = _likelihoods(reader, run, pictures)
@@ -55,7 +54,7 @@ def measure(run: StageRun, folder: Path, validated: int, drawn: int) -> dict[str
         pictures.drawn(reader, 1)
     found["wall_seconds"] = (time.perf_counter() - wall) / TIMED
     found["processor_seconds"] = (time.process_time() - processor) / TIMED
-    return found
+    return dict(found)
 
 
 def enlarging_reader(pipe: MarsPipeline) -> Reader:

@@ -31,8 +31,7 @@ from impasto.metrics.intervals import bootstrap
 from impasto.pictures import contact_sheet, save_png, to_images
 from impasto.runtime.results import read_result, table, training_seconds
 from impasto.runtime.study import (
-    chosen_cells,
-    chosen_seeds,
+    chosen,
     in_one_line,
     is_finished,
     results_folder,
@@ -243,7 +242,7 @@ def _study(arguments: argparse.Namespace) -> int:
     if arguments.table:
         _show(results)
         return 0
-    cells, seeds = chosen_cells(arguments.cells, CELLS), chosen_seeds(arguments.seeds)
+    cells, seeds = chosen(arguments, CELLS)
     if arguments.preset not in SETUPS:
         raise ConfigError(f"no --preset '{arguments.preset}'; {nearest(arguments.preset, SETUPS)}")
     if arguments.pictures < 1:

@@ -89,8 +89,7 @@ def calibrate_norms(state: StageState, pictures: CodeStore) -> None:
     if not run.model.visual.query_key_norm:
         return
     codes, texts = pictures.batch(range(min(run.training.batch, CALIBRATED)))
-    captions = [state.prompts.encode(text)[: run.caption_length] for text in texts]
-    batch = text_to_image(run.model, captions, codes, level=run.level).to(state.model.device)
+    batch = text_to_image(run.model, _captions(state, texts), codes, level=run.level).to(state.model.device)
     calibrate_query_key_norm(state.model, batch.tokens, batch.routing)
 
 
@@ -170,7 +169,7 @@ def passes_of(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[
         end = start + size * ranks.world_size
         places = list(range(start + ranks.rank, end, ranks.world_size))
         codes, texts = pictures.batch(places)
-        captions = [state.prompts.encode(text)[: run.caption_length] for text in texts]
+        captions = _captions(state, texts)
         count = size - config.described(size)
         drops = [_dropped(config.seed, place, config.caption_dropout) for place in places[:count]]
         kept = drop(captions[:count], drops)
@@ -185,6 +184,10 @@ def passes_of(state: StageState, pictures: CodeStore, ranks: Ranks) -> Iterator[
                 level=run.level,
             )
         yield Pass(drawn, kept, described)
+
+
+def _captions(state: StageState, texts: Sequence[str]) -> list[list[int]]:
+    return [state.prompts.encode(text)[: state.run.caption_length] for text in texts]
 
 
 def _stories(state: StageState, pictures: CodeStore, ranks: Ranks, size: int) -> Iterator[Pass]:

@@ -13,11 +13,11 @@ from impasto.config import to_dict
 from impasto.mars.vq import CodeUsage, VQTokenizer
 from impasto.mars.vq_losses import PatchDiscriminator
 from impasto.mars.vq_runs import TokenizerRun, TokenizerTraining
-from impasto.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from impasto.runtime.checkpoint import load_checkpoint, save_checkpoint
 from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import NonFiniteGuard
 from impasto.runtime.means import Means
-from impasto.runtime.training_state import load_optimizer, optimizer_tensors
+from impasto.runtime.training_state import load_network, load_optimizer, optimizer_tensors
 
 CODEBOOK = "quantizer.embedding.weight"
 
@@ -101,11 +101,7 @@ class TokenizerState:
         it is of others."""
         tensors, state = load_checkpoint(checkpoint, verified=True)
         for name, network, optimizer in self._trained():
-            try:
-                network.load_state_dict(tensors[name])
-            except RuntimeError as error:
-                reason = str(error).splitlines()[-1].strip()
-                raise CheckpointError(f"{checkpoint} is of another {name}: {reason}") from None
+            load_network(network, tensors[name], f"{checkpoint} is of another {name}")
             named, key = network.named_parameters(), f"{name}_optimizer"
             load_optimizer(optimizer, named, tensors[key], state[key], options=False)
         self.usage.counts.copy_(tensors["codes"]["usage"])

@@ -6,7 +6,7 @@ A command is repeated after it was stopped: cells whose file is there are skippe
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +34,21 @@ def results_folder(arguments: argparse.Namespace) -> Path:
     return arguments.results or arguments.out / "results"
 
 
-def chosen_cells(text: str, known: Iterable[str]) -> list[str]:
-    """Names by commas, each of them one of `known`; ConfigError with the nearest for another."""
-    cells, names = text.split(","), list(known)
+def chosen(arguments: argparse.Namespace, known: Iterable[str]) -> tuple[list[str], list[int]]:
+    """--cells, each of them one of `known`, and --seeds. ConfigError for another cell, with the nearest, or
+    for a seed that is no whole number."""
+    cells, seeds, names = arguments.cells.split(","), arguments.seeds.split(","), list(known)
     for cell in cells:
         if cell not in names:
             raise ConfigError(f"no cell '{cell}'; {nearest(cell, names)}")
-    return cells
+    if not all(seed.isdecimal() for seed in seeds):
+        raise ConfigError(f"--seeds {arguments.seeds} should be whole numbers with commas between")
+    return cells, list(map(int, seeds))
 
 
-def chosen_seeds(text: str) -> list[int]:
-    """Whole numbers by commas; ConfigError for anything else."""
-    if not all(seed.isdecimal() for seed in text.split(",")):
-        raise ConfigError(f"--seeds {text} should be whole numbers with commas between")
-    return list(map(int, text.split(",")))
-
-
-def run_cells(cells: Iterable[str], seeds: Iterable[int], run_cell: Callable[[str, int], str]) -> bool:
+def run_cells(cells: Sequence[str], seeds: Iterable[int], run_cell: Callable[[str, int], str]) -> bool:
     """Every cell with the first seed, then with the next; run_cell returns "finished", or why it stopped.
     Whether all are finished; if not, it is said how to go on."""
-    cells = list(cells)
     for seed in seeds:
         for cell in cells:
             reason = run_cell(cell, seed)

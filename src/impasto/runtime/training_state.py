@@ -1,11 +1,11 @@
-"""What a checkpoint holds of optimisers, as tensors and JSON."""
+"""What a checkpoint holds of networks and optimisers, as tensors and JSON."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from impasto.runtime.checkpoint import CheckpointError
@@ -20,6 +20,15 @@ class Restored(NamedTuple):
 
     fresh: list[str]
     unused: list[str]
+
+
+def load_network(network: nn.Module, tensors: Mapping[str, Tensor], otherwise: str) -> None:
+    """Take up all tensors of a network, of the same names and shapes. CheckpointError, which begins with
+    `otherwise`, if they are of another."""
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{otherwise}: {str(error).splitlines()[-1].strip()}") from None
 
 
 def optimizer_tensors(optimizer: Optimizer, named: Named) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,7 +17,7 @@ from impasto.runtime.dist import Ranks
 from impasto.runtime.guards import Deadline, Graceful, NonFiniteGuard
 from impasto.runtime.means import Means
 from impasto.runtime.streams import random_stream
-from impasto.runtime.training_state import load_optimizer, optimizer_tensors
+from impasto.runtime.training_state import load_network, load_optimizer, optimizer_tensors
 from impasto.vision.contrastive import pair_loss, symmetric_loss
 from impasto.vision.examples import ExampleStream
 from impasto.vision.two_tower import TwoTower
@@ -78,10 +78,7 @@ class TwoTowerState:
         """Take up a verified checkpoint of the same heads; returns its JSON state. CheckpointError where it
         is of others, or cannot be read."""
         tensors, state = load_checkpoint(checkpoint, verified=True)
-        try:
-            self.model.heads.load_state_dict(tensors["heads"])
-        except RuntimeError as error:
-            raise CheckpointError(f"{checkpoint} is of other heads: {error}".replace("\n", " ")) from None
+        load_network(self.model.heads, tensors["heads"], f"{checkpoint} is of other heads")
         restored = load_optimizer(
             self.optimizer,
             self.model.heads.named_parameters(),
