@@ -179,8 +179,8 @@ def main(argv: list[str] | None = None) -> int:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--only", default=",".join(UNITS), help=f"of {', '.join(UNITS)} (default all)")
         parser.add_argument("--rounds", type=int, default=3, help="of each size (default 3)")
-        parser.add_argument("--most-rows", type=int, default=1_000_000, help="to select from (default 10^6)")
-        parser.add_argument("--most-images", type=int, default=10_000, help="to evaluate (default 10^4)")
+        parser.add_argument("--most-rows", type=int, default=10_000_000, help="to select from (default 10^7)")
+        parser.add_argument("--most-images", type=int, default=100_000, help="to evaluate (default 10^5)")
         parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw growth-NAME.png there")
 
     arguments = arguments_of(__doc__, argv, add)
