@@ -4,12 +4,12 @@ import argparse
 import json
 import os
 import platform
+import resource
 import socket
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -40,11 +40,38 @@ class Spread:
         return f"{self.median:.3g} [{self.least:.3g}, {self.most:.3g}]"
 
 
+@dataclass(frozen=True)
+class Spent(Spread):
+    """Processor seconds, and the median of those that the operating system took for itself: most of it for
+    memory that is asked for anew, whose pages it clears one by one. That depends on the machine as nothing
+    else does: a virtual one can take microseconds for a page."""
+
+    system: float
+
+    @classmethod
+    def of_both(cls, values: list[tuple[float, float]]) -> "Spent":
+        """Of pairs of the processor's and the system's seconds."""
+        spread = Spread.of([total for total, _ in values])
+        return cls(**asdict(spread), system=statistics.median(system for _, system in values))
+
+    @property
+    def own(self) -> float:
+        """Without the system's."""
+        return self.median - self.system
+
+
 def processor_seconds(work: Callable[[], object]) -> float:
     """Of all threads of this process: fair on a machine that others use too."""
-    started = time.process_time()
+    return processor_and_system_seconds(work)[0]
+
+
+def processor_and_system_seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """As `processor_seconds`, and the part of it that the operating system took."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
     work()
-    return time.process_time() - started
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    system = after.ru_stime - before.ru_stime
+    return after.ru_utime - before.ru_utime + system, system
 
 
 def turns(
@@ -61,9 +88,10 @@ def turns(
     return found
 
 
-def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Spread]:
+def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Spent]:
     """Processor time of each way, in turns."""
-    return {name: Spread.of(values) for name, values in turns(ways, rounds, processor_seconds).items()}
+    found = turns(ways, rounds, processor_and_system_seconds)
+    return {name: Spent.of_both(values) for name, values in found.items()}
 
 
 def peak_memory() -> int:
@@ -119,12 +147,19 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[2], 1),
+        "microseconds_a_page": round(_microseconds_a_page(), 2),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: found for name in PEERS if (found := _version(name))},
         "command": " ".join(["python", *(Path(part).name for part in sys.argv[:1]), *sys.argv[1:]]),
     }
+
+
+def _microseconds_a_page() -> float:
+    """What the operating system takes for 4 KB of memory that it hands out anew."""
+    pages = 2**14
+    return processor_and_system_seconds(lambda: torch.ones(pages, 1024))[1] / pages * 1e6
 
 
 def _version(name: str) -> str | None:
