@@ -1,7 +1,9 @@
 """All benchmarks in a row, and the page of their numbers."""
 
 import json
+import re
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +32,18 @@ def test_every_script_is_a_job_or_said_not_to_be():
     assert of_jobs.isdisjoint(everything.NOT_HERE)
     assert everything.scripts() <= of_jobs | set(everything.NOT_HERE)
     assert of_jobs <= everything.scripts() and set(everything.JOBS) <= set(page.SECTIONS)
+
+
+def test_each_number_of_the_readme_stands_on_the_page():
+    """Decimals and thousands; sizes, counts in words and versions are no measurements."""
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    prose = " ".join(re.sub(r"```.*?```|\]\([^)]*\)", "", readme, flags=re.DOTALL).replace("*", "").split())
+    quoted = [quotation for quotation, _ in page.README_NUMBERS]
+    assert [quotation for quotation in quoted if quotation not in prose] == []
+    numbers = re.findall(r"(?<![\w.-])(?:\d+\.\d+|\d+,\d{3}|\de-\d+)", prose)
+    versions = {"3.11", "2.11"}
+    found = set(re.findall(r"(?<![\w.-])(?:\d+\.\d+|\d+,\d{3}|\de-\d+)", " ".join(quoted)))
+    assert set(numbers) - versions == found and len(found) > 8
 
 
 def test_what_has_a_result_is_skipped_and_a_failure_stops_nothing(tmp_path, monkeypatch, capsys):
