@@ -31,6 +31,7 @@ from impasto.mars.sequence import text_to_image
 from impasto.mars.superres import generate_high
 from impasto.mars.texts import BYTE_PIECES, byte_tokeniser, read_tokeniser
 from impasto.mars.vq import VQTokenizer
+from impasto.mars.writing import Writing, read_back
 from impasto.pictures import PAPER, from_images, to_images
 from impasto.runtime.model_directory import halved, read_config
 
@@ -52,22 +53,6 @@ class Generation:
 
     def pictures(self) -> list[Image.Image]:
         return to_images(self.images)
-
-
-@dataclass(frozen=True)
-class Writing:
-    """A document that a model wrote.
-
-    parts: what follows the prompt, texts and pictures in order; whole: the same with the prompt before it;
-    ids: the model's own ids of the parts, markers of pictures included; ended: by the model, not by a limit.
-    """
-
-    parts: list[str | Image.Image]
-    whole: list[str | Image.Image]
-    ids: list[int]
-    ended: bool
-    prompt: str
-    seed: int
 
 
 class MarsPipeline:
@@ -274,18 +259,8 @@ class MarsPipeline:
             guidance=guidance,
             settings=SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p),
         )
-        side, found = self.config.model.grid(self.config.level), list[str | Image.Image]()
-        whole = list[str | Image.Image]()
-        parts = document.parts(self.config.model)
-        for part in parts:
-            if isinstance(part, Tensor):
-                found += to_images(self.parts.tokenizer.decode(part.view(1, side, side).to(self.device)))
-            elif text := self.prompts.decode(part).strip():
-                found.append(text)
-        first = parts[0] if parts and isinstance(parts[0], list) else []
-        opening = self.prompts.decode([*ids, *first]).strip()
-        whole = [opening, *(found[1:] if first and found and isinstance(found[0], str) else found)]
-        return Writing(found, whole, document.ids, document.ended, prompt, seed)
+        parts, whole = read_back(document, ids, self.parts.tokenizer, self.config, self.prompts)
+        return Writing(parts, whole, document.ids, document.ended, prompt, seed)
 
     @torch.no_grad()
     def caption(
@@ -317,14 +292,11 @@ class MarsPipeline:
     @torch.no_grad()
     def likelihoods(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         """The natural logarithm of how likely the codes of each picture are after its prompt."""
-        codes = [
-            self.parts.tokenizer.encode(one[None].to(self.device)).flatten(1)
-            for one in self._pixels(pictures)
-        ]
         found = []
-        for row, prompt in zip(codes, prompts, strict=True):
+        for picture, prompt in zip(self._pixels(pictures), prompts, strict=True):
+            codes = self.parts.tokenizer.encode(picture[None].to(self.device)).flatten(1).cpu()
             model, ids = self.config.model, self._encode(prompt)
-            batch = text_to_image(model, [ids], row.cpu(), level=self.config.level, end_token_loss=False)
+            batch = text_to_image(model, [ids], codes, level=self.config.level, end_token_loss=False)
             losses = self.parts.model.losses(batch.to(self.device))
             assert losses.image is not None
             found.append(-float(losses.image) * losses.image_tokens)

@@ -8,10 +8,11 @@ from impasto.data.stories import StorySource
 from impasto.mars.codes import source_of
 from impasto.mars.directories import TokenizerPart
 from impasto.mars.extraction import extract_codes
-from impasto.mars.pipeline import MarsPipeline, Writing
+from impasto.mars.pipeline import MarsPipeline
 from impasto.mars.sequence import interleaved
 from impasto.mars.training_config import StageRun
 from impasto.mars.validation import SCORE_SHIFT, SUFFIXES, VALIDATION_SHIFT, Mean, Reader
+from impasto.mars.writing import Writing
 from impasto.metrics.stories import Told, judge_stories
 
 BATCH = 12
