@@ -20,6 +20,7 @@ TOP = {
     "evaluation",
     "exploring_command",
     "exploring_report",
+    "exploring_model",
     "training_families",
     "writing_command",
     "serve",
@@ -48,6 +49,30 @@ def imported_parts(path: Path) -> set[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         parts |= {name.split(".")[1] for name in names if name.startswith("impasto.")}
     return parts
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Files of the package that one imports, at its head or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+        for name in names:
+            place = PACKAGE.parent.joinpath(*name.split("."))
+            found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+    return found - {path}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Packages' own __init__ files apart, which gather what lies beside them."""
+    imports = {path: {p for p in imported_files(path) if p.name != "__init__.py"} for path in SOURCES}
+    done: set[Path] = set()
+    while ready := [path for path in imports if path not in done and imports[path] <= done]:
+        done |= set(ready)
+    assert sorted(str(path.relative_to(PACKAGE)) for path in set(imports) - done) == []
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -2,12 +2,11 @@
 live inside the verbs, so that --help answers at once."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from impasto.command_options import usable_device, usable_dtype
 from impasto.config import ConfigError
+from impasto.exploring_model import aurora_pipeline
 from impasto.exploring_report import add_analyse
 
 SHOWN = 96  # px of a picture in a strip
@@ -68,28 +67,6 @@ def add_project(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--space", choices=("w", "w+"), default="w+", help="one w, or one a layer (default w+)")
     verb.add_argument("--steps", type=int, default=300, metavar="N", help="of the search (default 300)")
     verb.add_argument("--out", default="projection", metavar="DIR", help="folder (default projection)")
-
-
-def aurora_pipeline(arguments: argparse.Namespace) -> Any:
-    """The model, which must be one of Aurora: ConfigError for another family's. Raises as `impasto.load` and
-    `usable_device` too."""
-    import warnings
-
-    import impasto
-    from impasto.loading import describe
-
-    family = describe(arguments.model, arguments.settings).family
-    if family.name != "aurora":
-        raise ConfigError(
-            f"'{arguments.model}' is a model of the family {family.name}; this verb takes aurora"
-        )
-    pipe = impasto.load(arguments.model, arguments.settings)
-    device = usable_device(arguments.device)
-    pipe.to(device, usable_dtype(arguments.dtype, device))
-    if not pipe.trained:
-        warnings.filterwarnings("ignore", message=".*is untrained")
-        print(f"'{pipe.name}' is untrained: its pictures show no prompt.", file=sys.stderr)
-    return pipe
 
 
 def _interpolate(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from impasto.config import ConfigError
+from impasto.exploring_model import aurora_pipeline
 
 FILES = (
     "routes.png", "knock-out.png", "words.md", "styles.png", "truncation.png", "directions.png",
@@ -30,7 +31,6 @@ def add_analyse(verb: argparse.ArgumentParser) -> None:
 
 
 def _analyse(arguments: argparse.Namespace) -> int:
-    from impasto.exploring_command import aurora_pipeline
     from impasto.runtime.files import atomic_write_text
 
     if arguments.count < 16:

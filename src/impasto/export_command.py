@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from impasto.aurora.export import INPUTS, export
-    from impasto.exploring_command import aurora_pipeline
+    from impasto.exploring_model import aurora_pipeline
 
     pipe = aurora_pipeline(arguments)
     done = export(pipe, Path(arguments.out), batch=arguments.batch, tokens=arguments.tokens)

@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from impasto.text import TextFeatures, load_encoder
 from impasto.text.sentence import append_mean
-from impasto.text.standardize import SMALLEST, load_statistics, main, measure, standardize
+from impasto.text.standardize import SMALLEST, load_statistics, standardize
+from impasto.text.statistics import main, measure
 
 
 def features(count: int = 200, width: int = 5) -> TextFeatures:

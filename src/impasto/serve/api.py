@@ -21,14 +21,14 @@ from impasto.config import nearest
 from impasto.pictures import decode_picture, encode_png
 from impasto.serve import errors
 from impasto.serve.batching import ClosedError, QueueFullError
-from impasto.serve.engine import Engine, RefusedError, Served
+from impasto.serve.engine import Engine, RefusedError
 from impasto.serve.errors import ApiError, AsciiResponse, busy, shown
 from impasto.serve.guard import Guard, GuardConfig
 from impasto.serve.limits import MOST_PICTURES, Keys, RateLimiter
 from impasto.serve.metrics import Metrics
 from impasto.serve.schemas import ChatRequest, ImagesRequest, InterleavedRequest
+from impasto.serve.served import AS_DRAWN, Served, Size
 from impasto.serve.store import PictureStore
-from impasto.serve.work import AS_DRAWN, Size
 
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 MOST_PIXELS = 4096 * 4096  # of a picture to describe

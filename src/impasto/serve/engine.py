@@ -15,39 +15,12 @@ from impasto.assets import MissingAssetError
 from impasto.config import ConfigError, first_line
 from impasto.loading import describe
 from impasto.serve.batching import Batcher, Observer, Work
-from impasto.serve.work import AS_DRAWN, Alone, Describing, Drawing, Finished, SafetyFilter, Size
+from impasto.serve.served import AS_DRAWN, SafetyFilter, Served, Size
+from impasto.serve.work import Alone, Describing, Drawing, Finished
 
 log = logging.getLogger("impasto.serve")
 SCALES = (2, 4)
 WARM_UP = "a red circle"
-
-
-@dataclass(eq=False)
-class Served:
-    """One model. `sides`: px that it draws itself, its own first; `pipe` is there once it is loaded;
-    upscalers {scale: upscaler}."""
-
-    name: str
-    family: str
-    options: tuple[str, ...]
-    sides: tuple[int, ...]
-    batch_size: int
-    safety: SafetyFilter | None
-    created: int
-    upscalers: dict[int, Any]
-    pipe: Any = None
-
-    @property
-    def sizes(self) -> dict[str, Size]:
-        """{"32x32": Size(), "64x64": Size(64), "128x128": Size(64, 2), ...}: what a picture may measure, the
-        smallest first. A side that the model draws comes from the model, any other from the largest side that
-        gets there."""
-        asked = {side: None if side == self.sides[0] else side for side in self.sides}
-        found = {side: Size(asked[side]) for side in self.sides}
-        for side in sorted(self.sides, reverse=True):
-            for scale in self.upscalers:
-                found.setdefault(side * scale, Size(asked[side], scale))
-        return {f"{side}x{side}": found[side] for side in sorted(found)}
 
 
 @dataclass(frozen=True, kw_only=True)

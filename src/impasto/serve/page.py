@@ -12,10 +12,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from fastapi import FastAPI
 
-from impasto.serve.engine import Engine, Served
+from impasto.serve.engine import Engine
 from impasto.serve.limits import MOST_PICTURES
 from impasto.serve.page_queue import PageError
 from impasto.serve.page_work import STEPS, PageWork
+from impasto.serve.served import Served
 
 HISTORY = 60  # pictures of one visit
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")

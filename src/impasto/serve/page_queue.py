@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from impasto.serve.batching import ClosedError, QueueFullError
-from impasto.serve.engine import Engine, RefusedError, Served
+from impasto.serve.engine import Engine, RefusedError
+from impasto.serve.served import Served
 
 ANSWER_SECONDS = 600.0
 LOADING_SECONDS = 120.0  # that the first visitor waits

@@ -15,11 +15,12 @@ from typing import Any
 from PIL import Image
 
 from impasto.pictures import contact_sheet, from_images, open_picture, read_settings, to_images
-from impasto.serve.engine import Engine, Served
+from impasto.serve.engine import Engine
 from impasto.serve.limits import MOST_PICTURES
 from impasto.serve.page_queue import ANSWER_SECONDS, PageError, PageQueue
 from impasto.serve.scratch import Scratch
-from impasto.serve.work import Drawing, Finished, Size
+from impasto.serve.served import Served, Size
+from impasto.serve.work import Drawing, Finished
 from impasto.upscaling.command import settings_of
 
 STEPS = 13  # of a walk

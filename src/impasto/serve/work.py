@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from impasto.drawing import Drawn, draw
+from impasto.serve.served import AS_DRAWN, SafetyFilter, Served, Size
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from impasto.serve.engine import Served
-
-
-class SafetyFilter(Protocol):
-    """A hook for whoever runs the server. Both say why something is refused, or None for all right; they are
-    called in several threads."""
-
-    def check_prompt(self, prompt: str) -> str | None: ...
-
-    def check_picture(self, picture: Image.Image, prompt: str) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -30,18 +20,6 @@ class Finished:
     png: bytes
     seed: int
     refused: str | None = None
-
-
-@dataclass(frozen=True)
-class Size:
-    """How a picture comes to its side: drawn at `side` px by the model, None for its own, then made `scale`
-    times as large."""
-
-    side: int | None = None
-    scale: int = 1
-
-
-AS_DRAWN = Size()
 
 
 @dataclass(frozen=True)
