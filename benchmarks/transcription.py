@@ -404,11 +404,6 @@ def layer_tensors(net, key, size, gain=1.0):
     return tensors
 
 
-def official_shapes(constructor):
-    """Key -> shape for every key of an official checkpoint, aliases included; nothing large is allocated."""
-    return {key: tuple(size) for key, (size, _, _) in layout(constructor).items()}
-
-
 def random_state_dict(constructor, seed):
     """An official checkpoint with every parameter drawn at random, also those that start at zero."""
     generator, state_dict = torch.Generator().manual_seed(seed), {}

@@ -13,8 +13,9 @@ from impasto import demo
 from impasto.data.scene_source import SceneOptions, SceneSource
 from impasto.data.scenes import score_images
 from impasto.demo_prompts import GLYPH_PROMPTS, SCENE_PROMPTS
-from impasto.loading import shipped_models
+from impasto.loading import describe, shipped_models
 from impasto.metrics.alignment import align, load_scorer
+from impasto.runtime.model_directory import CONFIG, WEIGHTS, ModelDirectoryError
 
 ROOT = Path(__file__).parent.parent
 SCENES = ("aurora-scenes-32", "mars-scenes")
@@ -32,6 +33,19 @@ def test_shipped_models_are_small():
     assert found.keys() == SIZES.keys()
     assert all(size <= SIZES[name] for name, size in found.items()), found
     assert size_of(Path(impasto.__file__).parent / "models") <= ALL_OF_THEM
+
+
+def test_a_folder_of_the_same_name_is_spoken_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mars-scenes").mkdir()
+    for file in (CONFIG, WEIGHTS):
+        (tmp_path / "mars-scenes" / file).write_text("{}")
+    with pytest.warns(
+        UserWarning, match="'mars-scenes' is the shipped model; the folder here is './mars-scenes'"
+    ):
+        assert describe("mars-scenes", []).state == "trained"
+    with pytest.raises(ModelDirectoryError):
+        describe("./mars-scenes", [])
 
 
 def test_all_tracked_files_are_small():

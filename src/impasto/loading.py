@@ -1,6 +1,7 @@
 """From a name to a pipeline: a directory, a shipped model, a preset, or a hub id."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -75,6 +76,8 @@ def _find(name: str, settings: list[str]) -> tuple[Family, Any]:
     if settings:
         raise ConfigError(f"settings change presets only, and '{name}' is not one")
     path = shipped.get(name) or Path(name)
+    if name in shipped and is_model_directory(Path(name)):
+        warnings.warn(f"'{name}' is the shipped model; the folder here is './{name}'", stacklevel=2)
     if not path.is_dir():
         path = _from_hub(name, list(dict.fromkeys([*all_presets(), *shipped])))
     return family_named(read_config(path)[0], path), path

@@ -267,11 +267,6 @@ def vq_16() -> VQConfig:
     return VQConfig()
 
 
-def vq_8() -> VQConfig:
-    """f = 8, for pictures of 64 to 256 px: the levels of LlamaGen's VQ-8."""
-    return VQConfig(channels=(128, 256, 256, 512), attention_levels=(3,))
-
-
 def vq_nano_32() -> VQConfig:
     """For scenes at 32 px on a CPU: f = 4, so 64 codes a picture; 0.6 M parameters (ours)."""
     return VQConfig(

@@ -8,8 +8,6 @@ import numpy as np
 
 from impasto.data.scenes.world import HELD_OUT_PAIRS, Scene, clear_direction
 
-RELATION_KINDS = ("left of", "above", "touching", "inside")
-"""Relations as stored: "right of" and "below" are kept as their opposites with the objects exchanged."""
 OPPOSITES = {"right of": "left of", "below": "above"}
 
 
@@ -31,7 +29,8 @@ class Described:
 
 @dataclass(frozen=True)
 class Relation:
-    """``kind`` is one of RELATION_KINDS; ``subject`` and ``object`` are indices of described objects."""
+    """``kind`` is "left of", "above", "touching" or "inside" ("right of" and "below" are kept as their
+    opposites with the objects exchanged); ``subject`` and ``object`` are indices of described objects."""
 
     kind: str
     subject: int
