@@ -7,6 +7,7 @@ nine such blocks would shrink the signal ten-thousandfold.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from impasto.aurora.blocks import dense_on_map
 from impasto.nn.attention import attend, merge_heads, split_heads
 from impasto.nn.modules import module_list, normal
+from impasto.nn.piecewise import leaky_relu, max_pool
 from impasto.nn.precision import at_least_float32
 from impasto.nn.style import Dense, ModulatedLinear, pixel_norm
 
@@ -42,7 +44,7 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, in, H, W] -> [B, out, H, W]."""
         weight, bias = self.weight * (self.gain * math.sqrt(2)), self.bias * math.sqrt(2)
-        return F.leaky_relu(F.conv2d(x, weight, bias, padding=1), 0.2)
+        return leaky_relu(F.conv2d(x, weight, bias, padding=1))
 
 
 class ResidualBlock(nn.Module):
@@ -65,7 +67,7 @@ class ResidualBlock(nn.Module):
     ):
         super().__init__()
         self.gain, self.downsample = gain, downsample
-        self.pool = F.max_pool2d if pooling == "max" else F.avg_pool2d
+        self.pool = max_pool if pooling == "max" else partial(F.avg_pool2d, kernel_size=2)
         self.first = Convolution(in_channels, in_channels, equalized=equalized)
         self.second = Convolution(in_channels, out_channels, equalized=equalized)
         changes = downsample or in_channels != out_channels
@@ -75,7 +77,7 @@ class ResidualBlock(nn.Module):
         """x [B, in, H, W] -> [B, out, H, W], or half the side."""
         y = self.first(x)
         if self.downsample:
-            x, y = self.pool(x, 2), self.pool(y, 2)
+            x, y = self.pool(x), self.pool(y)
         if self.skip is not None:
             x = dense_on_map(self.skip, x)
         return residual_sum(x, self.second(y), self.gain)

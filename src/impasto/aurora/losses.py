@@ -188,8 +188,8 @@ def r1_penalty(
     gradient at level r reaches the image times (r / R)^2, so that one gamma gives every level the scaling
     by resolution that StyleGAN recommends. `transform` is an augmentation of the pyramid.
 
-    Multiply by `r1_weight`. Never in autocast. A zero times the logits is added, so that parameters without
-    a part in the gradient, such as the last biases, still get a gradient of zero.
+    Multiply by `r1_weight`. Never in autocast. Parameters without a part in that gradient, such as the last
+    biases, get none from it: None where nothing else is added.
     """
     with torch.enable_grad(), without_autocast(image):
         dtype = next(discriminator.parameters()).dtype
@@ -199,7 +199,7 @@ def r1_penalty(
             pyramid = transform(pyramid)
         logit = mean_logit(discriminator.score(discriminator.features(pyramid), text), inner_head_weight)
         (gradient,) = torch.autograd.grad(logit.sum(), image, create_graph=True)
-        return gradient.square().flatten(1).sum(1).mean() + 0.0 * logit.sum()
+        return gradient.square().flatten(1).sum(1).mean()
 
 
 def r1_weight(gamma: float, interval: int = LAZY_INTERVAL) -> float:

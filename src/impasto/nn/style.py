@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from impasto.nn import piecewise
 from impasto.nn.convolution import convolve, convolve_columns, convolve_up, deformable_columns
 from impasto.nn.modules import Remembered, normal
 from impasto.nn.resample import filter_after_transposed_convolution, upsample_fir
@@ -23,7 +24,7 @@ DEMODULATION_EPSILON = 1e-8  # published code
 
 def leaky_relu(x: Tensor) -> Tensor:
     """sqrt(2) * LeakyReLU(x, 0.2), [...] -> [...]: keeps unit variance (StyleGAN2, published code)."""
-    return F.leaky_relu(x, 0.2) * math.sqrt(2)
+    return piecewise.leaky_relu(x) * math.sqrt(2)
 
 
 def activation_gain(activation: Activation) -> float:
@@ -80,7 +81,7 @@ class Dense(nn.Module):
             y = F.linear(x * (self.weight_gain * gain), self.weight, bias)
         else:
             y = F.linear(x, self.weight * (self.weight_gain * gain), bias)
-        return F.leaky_relu(y, 0.2) if self.activation == "lrelu" else y
+        return piecewise.leaky_relu(y) if self.activation == "lrelu" else y
 
 
 def kernel_energy(kernel: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ class ModulatedLinear(nn.Module):
             y = (x * style[:, None]) @ kernel.transpose(-2, -1)
             y = y + bias if output_scale is None else y * output_scale[:, None] + bias
         if self.activation == "lrelu":
-            y = F.leaky_relu(y, 0.2)
+            y = piecewise.leaky_relu(y)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
     @staticmethod
@@ -276,7 +277,7 @@ class ModulatedConvolution(nn.Module):
             y = y + bias
         else:
             y = torch.addcmul(bias, y, output_scale.to(y.dtype)[:, :, None, None])
-        y = F.leaky_relu(y, 0.2)
+        y = piecewise.leaky_relu(y)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
     def _convolve(self, x: Tensor, style: Tensor, kernel: Tensor, w: Tensor) -> Tensor:
