@@ -5,19 +5,22 @@
 
 One step each: the generator's (both networks forward, backward to the generator), the discriminator's
 (generated pictures without gradients, both kinds scored, backward) and the penalty (R1 on real pictures,
-through its second derivative). Theirs is unconditional, since its text training does not run, and without its
-auxiliary reconstruction; ours carries what text costs in both networks, without wrong captions. The widths of
-theirs are searched for the counts of parameters nearest to ours. Processor seconds in fp32, taking turns.
+through its second derivative, beside a step that has the captions' vectors already). Theirs is
+unconditional, since its text training does not run, and without its auxiliary reconstruction; ours carries
+what text costs in both networks, without wrong captions, and leaves out the layer that compares neighbouring
+pictures, which theirs lacks. A fourth part is the penalty with that layer, as the shipped models were
+trained: its second derivative goes back through everything before it. The widths of theirs are searched for
+the counts of parameters nearest to ours. Processor seconds in fp32, taking turns.
 
 What gigagan-pytorch imports and does not need here (CLIP, data, processes) is replaced by empty modules, so
 that nothing more has to be installed. Without it our own parts alone are timed.
 
-Aim: twice its speed in every part.
+Aim: twice its speed in every part, of like networks.
 """
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +36,7 @@ from impasto.aurora.runs import run_aurora_debug, run_aurora_scenes_32
 TOKENS = 12  # of a caption
 UNUSED = ("open_clip", "torchvision", "accelerate", "accelerate.utils", "numerize")
 Parts = dict[str, Callable[[], object]]
+PARTS = ("generator", "discriminator", "penalty", "penalty with deviation layer")
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ def ours(quick: bool, batch: int) -> tuple[Networks, Parts, int]:
     """The networks of a shipped run, a step of each part, and the side of a picture."""
     torch.manual_seed(0)
     run = run_aurora_debug() if quick else run_aurora_scenes_32()
-    generator, discriminator = Generator(run.model.generator), Discriminator(run.discriminator)
+    generator = Generator(run.model.generator)
+    discriminator = Discriminator(replace(run.discriminator, deviation_group=0))
+    comparing = Discriminator(run.discriminator)
     networks = Networks(generator, discriminator)
     side = run.model.resolution
     tokens = torch.randn(batch, TOKENS, run.discriminator.input_dim)
@@ -77,15 +83,15 @@ def ours(quick: bool, batch: int) -> tuple[Networks, Parts, int]:
         discriminator_loss(scores, matching_weight=0)["loss/discriminator"].backward()
         networks.clear()
 
-    def penalty() -> None:
-        r1_penalty(discriminator, real, discriminator.embed_text(tokens, eot)).backward()
-        networks.clear()
+    text_given = discriminator.embed_text(tokens, eot).detach().requires_grad_()
 
-    return networks, _parts(generator_step, discriminator_step, penalty), side
+    def penalty(of: Discriminator = discriminator) -> None:
+        r1_penalty(of, real, text_given).backward()
+        of.zero_grad(set_to_none=True)
+        text_given.grad = None
 
-
-def _parts(*steps: Callable[[], object]) -> Parts:
-    return dict(zip(("generator", "discriminator", "penalty"), steps, strict=True))
+    steps = (generator_step, discriminator_step, penalty, lambda: penalty(comparing))
+    return networks, dict(zip(PARTS, steps, strict=True)), side
 
 
 class Unused(ModuleType):
@@ -182,7 +188,7 @@ def theirs(peer: ModuleType, wanted: tuple[int, int], side: int, batch: int) -> 
         peer.gradient_penalty(real, score(real, discriminator.real_images_to_rgbs(real))).backward()
         networks.clear()
 
-    return networks, _parts(generator_step, discriminator_step, penalty)
+    return networks, dict(zip(PARTS, (generator_step, discriminator_step, penalty, penalty), strict=True))
 
 
 def main(argv: list[str] | None = None) -> int:
