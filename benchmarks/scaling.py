@@ -47,7 +47,8 @@ def run_of(quick: bool, processes: int) -> AuroraRun:
     own = 4 if quick else 16
     batch = own * processes
     every = {"log_every": batch, "sample_every": batch, "checkpoint_every": batch}
-    training = replace(run.training, batch=batch, **every)
+    in_fp32 = {"bfloat16_generator": False, "bfloat16_discriminator": False}  # emulated on many a processor
+    training = replace(run.training, batch=batch, **every, **in_fp32)
     return replace(run, growing=replace(run.growing, schedule="none"), training=training)
 
 
