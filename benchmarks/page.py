@@ -22,10 +22,10 @@ each has its command. Processor seconds, medians with the least and the most in 
 unless a line says otherwise. Load is of the last quarter of an hour: above 1, other work shared the
 processor, which makes all processor seconds longer, by up to a half, and leaves the ratios of ways that take
 turns. *Without the system's* is the ratio of the seconds that the programs spent themselves. Memory that is
-asked for anew comes in pages of 4 KB, each cleared by the operating system first: a tenth of a microsecond on
-some machines, several on a virtual one, as noted beside each command, and a program that makes large tensors
-again and again owes most of its time to that. Where pages come cheaply expect ratios near that column. Aims
-are the project's own; where one is missed its reason stands beside it.
+asked for anew comes in pages of 4 KB, each cleared by the operating system first, for what is noted beside
+each command as the price of a page (virtual machines are dear), and a program that makes large tensors again
+and again can owe most of its time to that. Where pages are cheap expect ratios near that column. Aims are the
+project's own; where one is missed its reason stands beside it.
 
 {versions}
 """
