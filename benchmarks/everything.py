@@ -65,6 +65,7 @@ JOBS: dict[str, Job] = {
     "growth": Job("growth", (), ("--pictures", "")),
     "scaling": Job("scaling"),
     "frechet_bias": Job("frechet_bias"),
+    "readme": Job("readme"),
 }
 
 

@@ -6,18 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.readme import NOT_RUN, commands
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# Set-up commands are run by whoever runs these tests; the published checkpoint is not ours to fetch.
-# A server does not end by itself; tests/serve start it.
-NOT_RUN = ("make", "git", "pip", "impasto convert", "impasto serve")
-
-
-def commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    lines = [line.split("  #")[0].strip() for line in lines]
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def test_the_readme_has_commands():
