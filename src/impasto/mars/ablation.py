@@ -61,6 +61,10 @@ CELLS = {
     "codebook": Cell(
         ("model.visual.initial_codebook=1",), "rows of codes that begin from the tokenizer's codebook (ours)"
     ),
+    "shared-weights-codebook": Cell(
+        ("model.visual.initial_codebook=1", "model.visual.experts=shared"),
+        "one set of weights, begun likewise",
+    ),
 }
 COLUMNS: dict[str, tuple[str, ...]] = {
     "NLL, seen": ("image_token_nll", "seen"),
