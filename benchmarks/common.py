@@ -55,22 +55,20 @@ class Spent(Spread):
         spread = Spread.of([total for total, _ in values])
         return cls(**asdict(spread), system=statistics.median(system for _, system in values))
 
-    @property
-    def own(self) -> float:
-        """Without the system's."""
-        return self.median - self.system
-
 
 def processor_seconds(work: Callable[[], object]) -> float:
     """Of all threads of this process: fair on a machine that others use too."""
     return processor_and_system_seconds(work)[0]
 
 
-def processor_and_system_seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """As `processor_seconds`, and the part of it that the operating system took."""
-    before = resource.getrusage(resource.RUSAGE_SELF)
+def processor_and_system_seconds(
+    work: Callable[[], object], who: int = resource.RUSAGE_SELF
+) -> tuple[float, float]:
+    """As `processor_seconds`, and the part of it that the operating system took; `who` may be the processes
+    that this one starts and waits for (resource.RUSAGE_CHILDREN)."""
+    before = resource.getrusage(who)
     work()
-    after = resource.getrusage(resource.RUSAGE_SELF)
+    after = resource.getrusage(who)
     system = after.ru_stime - before.ru_stime
     return after.ru_utime - before.ru_utime + system, system
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.common import arguments_of, write_result
+from benchmarks.common import arguments_of, processor_and_system_seconds, write_result
 
 README = Path(__file__).parents[1] / "README.md"
 NOT_RUN = ("make", "git", "pip", "impasto convert", "impasto serve")
@@ -32,10 +32,12 @@ def commands() -> list[str]:
 
 def timed(command: list[str], folder: Path) -> dict[str, float]:
     """Seconds of one command, which must end well."""
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def run() -> None:
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    started = time.perf_counter()
+    processor, _ = processor_and_system_seconds(run, resource.RUSAGE_CHILDREN)
     return {"seconds": time.perf_counter() - started, "processor_seconds": processor}
 
 

@@ -38,32 +38,27 @@ FORBIDDEN = {
 }
 
 
-def imported_parts(path: Path) -> set[str]:
-    parts = set()
+def imported_names(path: Path) -> set[str]:
+    """Of modules, and of what is taken from them behind a dot, at a file's head or inside a function."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        parts |= {name.split(".")[1] for name in names if name.startswith("impasto.")}
-    return parts
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def imported_parts(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imported_names(path) if name.startswith("impasto.")}
 
 
 def imported_files(path: Path) -> set[Path]:
-    """Files of the package that one imports, at its head or inside a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
-        for name in names:
-            place = PACKAGE.parent.joinpath(*name.split("."))
-            found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
-    return found - {path}
+    """Those of the package."""
+    places = [PACKAGE.parent.joinpath(*name.split(".")) for name in imported_names(path)]
+    files = {file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")}
+    return {file for file in files if file.is_file()} - {path}
 
 
 def test_no_files_import_each_other_in_a_circle():
